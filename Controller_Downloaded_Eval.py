@@ -1,0 +1,37 @@
+"""Evaluate the published LHC-NetC: validation and test split, and TTA.
+
+    python Controller_Downloaded_Eval.py
+
+Comes after Download_Models.py. Prints the accuracies with 17 decimals and writes Results/Controller_Downloaded/: metrics.json,
+predictions.npz (probabilities in the data's order), confusion_matrix.png and report.txt.
+TIMELINE
+
+Expected result:
+    LHC_NetC Perf:
+    Val Perf:  0.7...
+    Test Perf:  0.73...
+    Test Pred Repeated:  0
+    TTA Test Perf:  0.74...
+    TTA Test Pred Repeated:  0
+"""
+
+import sys
+
+from src import evaluation, networks, runtime, weights
+from src.cli import command, settings_from
+
+
+@command
+def main(argv=None):
+    settings = settings_from(argv, __doc__)
+    runtime.prepare(settings)
+    controllers = settings.recipe("Controller")["initial_scalars"]
+    network = networks.lhc_net(settings.size, settings.lhc, controllers)
+    folder = settings.path("downloaded_models_folder")
+    weights.load_checkpoint(network, folder / "LHC_NetC" / "LHC_Net_Controller")
+    evaluation.evaluate(network, settings, "Controller_Downloaded", "LHC_NetC", train=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

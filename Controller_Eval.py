@@ -1,0 +1,39 @@
+"""Evaluate the LHC-NetC of the modular protocol: training, validation and test split, and TTA.
+
+    python Controller_Eval.py
+    python Controller_Eval.py --settings Settings/Quickstart
+
+Comes after Controller_Train.py. Prints the accuracies with 17 decimals and writes Results/Controller/: metrics.json,
+predictions.npz (probabilities in the data's order), confusion_matrix.png and report.txt.
+TIMELINE
+
+Expected result:
+    LHC_Net Perf:
+    Train Loss:  0.3...
+    Train Perf:  0.9...
+    Val Perf:  0.7...
+    Test Perf:  0.7...
+    Test Pred Repeated:  0
+    TTA Test Perf:  0.7...
+    TTA Test Pred Repeated:  0
+"""
+
+import sys
+
+from src import evaluation, networks, runtime, weights
+from src.cli import command, settings_from
+
+
+@command
+def main(argv=None):
+    settings = settings_from(argv, __doc__)
+    runtime.prepare(settings)
+    controllers = settings.recipe("Controller")["initial_scalars"]
+    network = networks.lhc_net(settings.size, settings.lhc, controllers)
+    weights.load_trained(network, settings, "Controller")
+    evaluation.evaluate(network, settings, "Controller")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""Freeze LHC-Net and train one scalar for each of its modules: LHC-NetC.
+
+    python Controller_Train.py
+    python Controller_Train.py --settings Settings/Quickstart
+
+TIMELINE
+"""
+
+import sys
+
+from src import backend, networks, runtime, training, weights
+from src.cli import command, settings_from
+
+
+@command
+def main(argv=None):
+    settings = settings_from(argv, __doc__)
+    runtime.prepare(settings)
+    backend.set_seeds(**settings.recipe("Controller")["seeds"])
+    trained = networks.build("LHC_Net", settings)
+    weights.load_trained(trained, settings, "LHC")
+    network = networks.build("LHC_NetC", settings)
+    weights.transfer(trained, network)
+    networks.freeze_all_but_controllers(network)
+    training.train(network, settings, "Controller")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

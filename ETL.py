@@ -1,0 +1,38 @@
+"""Turn the training images into the JPEG folder that training reads.
+
+    python ETL.py [--settings FOLDER]
+
+Reads data_train.csv in the data folder (Download_Data.py puts it there) and writes
+Data_Images/Training/<Class>/Images<i>.jpeg, as REFERENCE.md section 2 says: enlarged to the
+settings' target_size, RGB, JPEG quality 100 without chroma subsampling. Interrupted, it goes on
+where it stopped when it is started again; JPEGs of other data or another size are replaced.
+
+Time: about 20 seconds for the 28,709 images of FER2013 on 2 cores. Memory: about 250 MB.
+Disk: about 480 MB. It ends with a line such as
+    28709 images of 224 x 224 pixels in Data_Images/Training (28709 written, 0 kept)
+"""
+
+import sys
+
+from src.cli import command, settings_from
+from src.dataset import load
+from src.etl import SUBFOLDER, write_images
+
+
+@command
+def main(argv=None):
+    settings = settings_from(argv, __doc__)
+    images, labels = load(settings.path("data_folder"), "train")
+    folder, size = settings.path("images_folder"), settings.size
+    written, kept = write_images(
+        images, labels, folder, size, threads=settings.runtime["threads"], progress=True
+    )
+    print(
+        f"{len(images)} images of {size} x {size} pixels in {folder / SUBFOLDER} "
+        f"({written} written, {kept} kept)"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

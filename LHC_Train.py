@@ -1,0 +1,29 @@
+"""Put five fresh LHC modules into the trained ResNet34 and train everything: LHC-Net.
+
+    python LHC_Train.py
+    python LHC_Train.py --settings Settings/Quickstart
+
+TIMELINE
+"""
+
+import sys
+
+from src import backend, networks, runtime, training, weights
+from src.cli import command, settings_from
+
+
+@command
+def main(argv=None):
+    settings = settings_from(argv, __doc__)
+    runtime.prepare(settings)
+    backend.set_seeds(**settings.recipe("LHC")["seeds"])
+    backbone = networks.build("ResNet34", settings)
+    weights.load_trained(backbone, settings, "ResNet34")
+    network = networks.build("LHC_Net", settings)
+    weights.transfer(backbone, network)
+    training.train(network, settings, "LHC")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Time test-time augmentation against one `predict` call per view on arrays built beforehand.
+
+    python benchmarks/tta_speed.py [--images 64] [--views 60] [--settings FOLDER]
+
+Both ways give the probabilities of the same drawn images from the same LHC-Net, compiled and run
+once before they are timed. "Separate" is the plain way: TensorFlow's resize and projective
+transform make the whole float32 array of a view, three channels and all; then `predict` runs over
+it. Needs TensorFlow. Prints seconds, seconds spent on making the arrays, and the ratio.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from src import networks, runtime, sample, tta  # noqa: E402
+from src.cli import command, parse  # noqa: E402
+from src.evaluation import image_batches  # noqa: E402
+from src.pixels import enlarge  # noqa: E402
+
+
+def move(images, transform):
+    """Resample images (N, S, S, 3) bilinearly; outside them the nearest pixel counts."""
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=np.float32([[*transform, 0, 0]]),
+        output_shape=images.shape[1:3],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="NEAREST",
+    )
+
+
+def separate_view(images, view, row):
+    """Make one view (src/tta.py) of all images, step by step: (N, S, S, 3)."""
+    crop, rotation, shift_x, shift_y, flip = view
+    size = images.shape[1]
+    if flip:
+        images = tf.image.flip_left_right(images)
+    if crop != 1:
+        images = tf.image.resize(tf.image.central_crop(images, crop), (size, size))
+    if shift_x or shift_y:
+        images = move(images, [1, 0, -shift_x, 0, 1, -shift_y])
+    if rotation:
+        images = move(images, row[-6:])
+    return np.asarray(images)
+
+
+@command
+def main(argv=None):
+    options = {
+        "--images": {"type": int, "default": 64, "help": "how many drawn images"},
+        "--views": {"type": int, "default": 60, "help": "how many of the 60 views"},
+    }
+    arguments = parse(argv, __doc__, options)
+    settings, count = arguments.settings, arguments.images
+    runtime.prepare(settings)
+    network = networks.lhc_net(settings.size, settings.lhc)
+    images, _ = sample.draw(1, [-(-count // 7)] * 7)
+    images = images[:count]
+    # Evenly from the whole list, so that each kind has its share.
+    views = tta.descriptions(settings.evaluation)
+    views = [views[i] for i in np.linspace(0, 59, arguments.views).astype(int)]
+    building = 0.0
+
+    def separate(views):
+        nonlocal building
+        rgb = np.repeat(enlarge(images, settings.size)[..., None], 3, axis=-1)
+        total = 0
+        for view, row in zip(views, tta.table(views, settings.size)):
+            start = time.perf_counter()
+            array = separate_view(rgb, view, row)
+            building += time.perf_counter() - start
+            batch_size = settings.evaluation["batch_size"]
+            total = total + network.predict(array, batch_size=batch_size, verbose=0)
+        return total / len(views)
+
+    model = tta.with_view(network, settings.size)
+
+    def together(views):
+        rows = tta.table(views, settings.size)
+        batches = image_batches(images, settings)
+        return tta.average(model, rows, np.ones(len(views)), batches, count)
+
+    separate(views[:2])
+    together(views[:2])
+    building, seconds, differences = 0.0, np.zeros(2), []
+    for part in np.array_split(np.arange(len(views)), -(-len(views) // 10)):  # by turns
+        part = [views[i] for i in part]
+        start = time.perf_counter()
+        ours = together(part)
+        middle = time.perf_counter()
+        theirs = separate(part)
+        seconds += middle - start, time.perf_counter() - middle
+        differences.append(np.abs(ours - theirs).max())
+    print(f"{count} images of {settings.size} x {settings.size}, {len(views)} views")
+    print(f"separate arrays: {seconds[1]:8.2f} s, of which making them {building:.2f} s")
+    print(f"one program:     {seconds[0]:8.2f} s")
+    print(f"ratio:           {seconds[1] / seconds[0]:8.2f}")
+    print(f"largest difference of a probability: {max(differences):.1e}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""Check, before long training, whether this machine gives the paper's numbers bit for bit.
+
+    python check_rep.py
+    python check_rep.py --repeat          train twice: are the results repeatable here at all?
+    python check_rep.py --repeat 5
+    python check_rep.py --settings Settings/Quickstart
+
+Trains ResNet34v2 for one epoch from fixed seeds and compares the validation cross-entropy with
+the expected value in Known_Results.json of the settings folder (the paper's, unless you give
+others). Expected first line: `Replicable Results!` on the paper's setup, elsewhere
+`Not Replicable Results. Change your GPU!`.
+
+Exit codes: 0 identical, 1 different (repeatable, as far as --repeat has tried), 2 not repeatable
+here, 3 bad input.
+
+TIMELINE
+"""
+
+import sys
+
+from src import replicability, runtime
+from src.cli import command, parse
+from src.errors import UserError
+
+REPEAT = {
+    "metavar": "N",
+    "type": int,
+    "nargs": "?",
+    "const": 2,
+    "default": 1,
+    "help": "train N times (2 without a number) and compare the results with each other",
+}
+
+
+@command(bad_input=3)
+def main(argv=None):
+    args = parse(argv, __doc__, {"--repeat": REPEAT})
+    if args.repeat < 1:
+        raise UserError(f"--repeat: found {args.repeat}, allowed: whole numbers from 1")
+    runtime.prepare(args.settings)
+    values = [replicability.measure(args.settings) for _ in range(args.repeat)]
+    return replicability.report(values, args.settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

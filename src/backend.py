@@ -1,0 +1,212 @@
+"""The Keras generation in use, and the dozen tensor operations the nets need.
+
+This is the only module that knows whether Keras 3 (TensorFlow, JAX or PyTorch below it) or the
+Keras 2.4 inside TensorFlow 2.4 is running. Everyone else imports `keras` and the operations from
+here. Shapes follow NumPy's conventions; images are channels-last.
+"""
+
+import functools
+import os
+import random
+import sys
+
+import numpy as np
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+if sys.version_info >= (3, 9):
+    import keras
+    from keras import ops
+
+    GENERATION = 3
+    NAME = keras.backend.backend()
+else:  # the paper's Python 3.8 has TensorFlow 2.4.1, whose Keras lives inside it
+    import tensorflow as ops
+    from tensorflow import keras
+
+    GENERATION = 2
+    NAME = "tensorflow"
+
+
+def _either(keras3, tensorflow2):
+    """Return the operation of the generation that runs, looked up by dotted name."""
+    target = ops
+    for part in (keras3 if GENERATION == 3 else tensorflow2).split("."):
+        target = getattr(target, part)
+    return target
+
+
+matmul = _either("matmul", "matmul")
+transpose = _either("transpose", "transpose")
+reshape = _either("reshape", "reshape")
+stack = _either("stack", "stack")
+concatenate = _either("concatenate", "concat")
+mean = _either("mean", "reduce_mean")
+power = _either("power", "pow")
+softmax = _either("softmax", "nn.softmax")
+sigmoid = _either("sigmoid", "sigmoid")
+tanh = _either("tanh", "tanh")
+take = _either("take", "gather")
+cast = _either("cast", "cast")
+convert = _either("convert_to_tensor", "convert_to_tensor")
+shape = _either("shape", "shape")
+broadcast_to = _either("broadcast_to", "broadcast_to")
+floor = _either("floor", "floor")
+minimum = _either("minimum", "minimum")
+maximum = _either("maximum", "maximum")
+
+
+def to_numpy(tensor):
+    """Return a tensor of any backend as a NumPy array."""
+    return ops.convert_to_numpy(tensor) if GENERATION == 3 else tensor.numpy()
+
+
+def keep_python_random(build):
+    """Leave Python's global generator as `build` found it.
+
+    Keras 3 draws the seeds of its initialisers and dropout layers from there; the original's order
+    of batches comes from there too, and must be the same on every stack.
+    """
+
+    @functools.wraps(build)
+    def wrapped(*args, **kwargs):
+        state = random.getstate()
+        try:
+            return build(*args, **kwargs)
+        finally:
+            random.setstate(state)
+
+    return wrapped
+
+
+def set_seeds(tensorflow, python, numpy):
+    """Seed the backend's generator, Python's and NumPy's."""
+    if GENERATION == 3:
+        keras.utils.set_random_seed(tensorflow)
+    else:
+        ops.random.set_seed(tensorflow)
+    random.seed(python)
+    np.random.seed(numpy)
+
+
+def set_deterministic():
+    """Make two runs on one machine give the same bits. Call before the first operation."""
+    os.environ["TF_DETERMINISTIC_OPS"] = "1"  # all that TensorFlow 2.4 reads
+    if NAME == "jax":
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    elif NAME == "torch":
+        import torch
+
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    elif GENERATION == 3:
+        import tensorflow
+
+        tensorflow.config.experimental.enable_op_determinism()
+
+
+def set_threads(count):
+    """Limit the CPU threads of the backend. Call before the first operation."""
+    if NAME == "tensorflow":
+        import tensorflow
+
+        tensorflow.config.threading.set_intra_op_parallelism_threads(count)
+        tensorflow.config.threading.set_inter_op_parallelism_threads(count)
+    elif NAME == "torch":
+        import torch
+
+        torch.set_num_threads(count)
+
+
+def set_precision(precision):
+    """Choose "float32" (true float32 on GPUs too), "tf32", "bfloat16" or "float16" (both mixed)."""
+    mixed = precision in ("bfloat16", "float16")
+    keras.mixed_precision.set_global_policy(f"mixed_{precision}" if mixed else "float32")
+    if NAME == "jax":
+        import jax
+
+        # JAX rounds float32 operands to TF32 on its own unless told not to.
+        jax.config.update(
+            "jax_default_matmul_precision", "float32" if precision == "float32" else "tensorfloat32"
+        )
+    elif NAME == "torch":
+        import torch
+
+        torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
+        torch.backends.cudnn.allow_tf32 = precision != "float32"
+    else:
+        import tensorflow
+
+        tensorflow.config.experimental.enable_tensor_float_32_execution(precision != "float32")
+
+
+def compile_model(model, optimizer, learning_rate, steps_per_execution=1, xla=False):
+    """Give `model` a fresh optimizer ("adam" or "sgd"), the loss and the metric (section 6)."""
+    # JAX has no other way to run a step than compiled by XLA.
+    extra = {"jit_compile": xla or NAME == "jax"} if GENERATION == 3 else {}
+    optimizers = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
+    model.compile(
+        optimizers[optimizer](learning_rate=learning_rate),
+        loss="categorical_crossentropy",
+        metrics=["categorical_accuracy"],
+        steps_per_execution=steps_per_execution,
+        **extra,
+    )
+
+
+def fit_epoch(model, batches, steps):
+    """Train on the `steps` batches (x, y) of a generator; return {"loss", "categorical_accuracy"}.
+
+    A plain generator is taken as it comes on every stack: Keras looks at its first batches and
+    puts them back, where with a Sequence it would draw some of them twice.
+    """
+    if NAME in ("jax", "torch") and model.optimizer is not None and not model.optimizer.built:
+        # Keras would take the shapes from the generator and lose the batches it looked at.
+        first = next(batches)
+        model._symbolic_build(data_batch=first)
+        batches = _chain(first, batches)
+    history = model.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0).history
+    return {name: values[0] for name, values in history.items()}
+
+
+def _chain(first, rest):
+    yield first
+    yield from rest
+
+
+def evaluate(model, batches, steps):
+    """Return {"loss", "categorical_accuracy"} over the `steps` batches of a generator."""
+    return model.evaluate(batches, steps=steps, verbose=0, return_dict=True)
+
+
+def versions():
+    """Return the versions of everything that has a part in the numbers, and the devices."""
+    found = {"python": sys.version.split()[0], "backend": NAME, "numpy": np.__version__}
+    found["keras"] = keras.__version__
+    if NAME == "tensorflow":
+        import tensorflow
+
+        found["tensorflow"] = tensorflow.__version__
+        build = tensorflow.sysconfig.get_build_info()
+        found["cuda"] = build.get("cuda_version")
+        found["cudnn"] = build.get("cudnn_version")
+        gpus = tensorflow.config.list_physical_devices("GPU")
+        details = tensorflow.config.experimental.get_device_details
+        found["gpus"] = [details(gpu).get("device_name", gpu.name) for gpu in gpus]
+    elif NAME == "jax":
+        import jax
+
+        found["jax"] = jax.__version__
+        gpus = [device for device in jax.devices() if device.platform != "cpu"]
+        found["gpus"] = [device.device_kind for device in gpus]
+    else:
+        import torch
+
+        found["torch"] = torch.__version__
+        found["cuda"] = torch.version.cuda
+        found["cudnn"] = str(torch.backends.cudnn.version() or "") or None
+        count = torch.cuda.device_count()
+        found["gpus"] = [torch.cuda.get_device_name(i) for i in range(count)]
+    return found

@@ -1,0 +1,323 @@
+"""Downloads that end with a verified file under its name, or with none.
+
+A file arrives in `<name>.part`; `<name>.part.json` beside it remembers whose part it is, so that a
+broken transfer goes on where it stopped, and only if the server still has the same file.
+"""
+
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+from tqdm import tqdm
+
+from src.errors import UserError
+
+TIMEOUT = (10, 60)  # seconds to connect, seconds of silence
+RETRIES = 5  # failures in a row that brought nothing new
+PAUSE = 1.0  # seconds before the first retry; doubles each time
+CHUNK = 1 << 16
+TABLE_MAGIC = bytes.fromhex("57fb808b247547db")
+
+
+class Interrupted(Exception):
+    """A transfer failed in a way that may pass."""
+
+
+def fetch(url, path, expected_size=None, md5=None, check=None, hint=""):
+    """Fetch `url` to `path`, replacing what is there only once the new file is complete and right.
+
+    Verified: the length the server announces, `expected_size` in bytes, `md5` (hex digest), and
+    `check(part_path)`, which raises UserError if it doesn't like the file. Time-outs, broken
+    connections and 5xx answers are retried with growing pauses; a part file is resumed.
+    Raises UserError with the address, the reason, and what to do by hand (`hint` adds to it).
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    failures, furthest = 0, 0
+    try:
+        while True:
+            try:
+                resumed = _transfer(url, part, expected_size)
+                _verify(part, md5, check, resumed)
+                break
+            except Interrupted as error:
+                reason = error
+            arrived = _size(part)
+            failures = 1 if arrived > furthest else failures + 1
+            furthest = max(furthest, arrived)
+            if failures > RETRIES:
+                raise UserError(str(reason))
+            pause = PAUSE * 2 ** (failures - 1)
+            print(
+                f"{path.name}: {reason}; trying again in {pause:g} s", file=sys.stderr, flush=True
+            )
+            time.sleep(pause)
+        os.replace(part, path)
+        _discard(part)
+    except (UserError, OSError) as error:
+        if not _size(part):
+            _discard(part)
+        raise UserError(
+            f"{path}: could not be fetched from {url}: {error}. Try again later, or fetch it with "
+            f"a browser and save it as {path}{hint}"
+        ) from None
+
+
+def file_md5(path):
+    """Return the hex MD5 digest of a file."""
+    digest = hashlib.md5()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def ensure_imagenet(settings):
+    """Return the path of the backbone's ImageNet weights (Keras HDF5), fetching them if needed.
+
+    `backbone_weights` of the data settings is "imagenet" (fetched once to the models folder, its
+    MD5 checked at every use) or the path of such a file; "random" is the caller's affair.
+    Raises UserError saying what to do.
+    """
+    data = settings.data
+    if data["backbone_weights"] != "imagenet":
+        path = Path(data["backbone_weights"])
+        if not path.is_file():
+            raise UserError(
+                f'{path}: not found; correct "backbone_weights" in Data_Settings.json: the path '
+                'of the ImageNet weights (Keras HDF5), "imagenet" to download them, or "random"'
+            )
+        return path
+    url, md5 = data["imagenet_url"], data["imagenet_md5"]
+    path = settings.path("models_folder") / url.rsplit("/", 1)[-1]
+    if path.is_file():
+        found = file_md5(path)
+        if found == md5:
+            return path
+        print(f"{path}: expected MD5 {md5}, found {found}; fetching it again", flush=True)
+    hint = ', or set "backbone_weights" in Data_Settings.json to the path of the file or "random"'
+    fetch(url, path, md5=md5, hint=hint)
+    return path
+
+
+def check_checkpoint_file(file, name):
+    """Raise UserError if `file` can't be the file called `name` of a TensorFlow checkpoint.
+
+    A data file is measured against the `.index` beside it, where there is one.
+    """
+    if not _size(file):
+        raise UserError(f"{file}: empty")
+    if name == "checkpoint":
+        if "model_checkpoint_path" not in file.read_text(errors="replace"):
+            raise UserError(f'{file}: expected the text "model_checkpoint_path"')
+    elif name.endswith(".index"):
+        _data_size(file)
+    elif ".data-" in name:
+        index = file.with_name(name.split(".data-")[0] + ".index")
+        expected = _data_size(index) if index.is_file() else None
+        if expected not in (None, _size(file)):
+            raise UserError(f"{file}: expected {expected} bytes, found {_size(file)}")
+
+
+def _data_size(index):
+    """Return how many bytes a checkpoint's data file has, by its index; None if that is packed.
+
+    The index is a LevelDB-style table: blocks of (key, value), the last of which lists the others,
+    and a footer that says where that one is. Field 4 of a value is a tensor's offset, field 5 its
+    size.
+    """
+    table = index.read_bytes()
+    try:
+        if table[-8:] != TABLE_MAGIC:
+            raise ValueError
+        *_, offset, size = _varints(table[-48:], 4)
+        end = 0
+        for handle in _values(table, offset, size):
+            offset, size = _varints(handle, 2)
+            if table[offset + size] != 0:  # how the block is compressed
+                return None
+            for value in _values(table, offset, size):
+                fields = _fields(value)
+                end = max(end, fields.get(4, 0) + fields.get(5, 0))
+        return end
+    except (ValueError, IndexError):
+        raise UserError(f"{index}: not the index of a TensorFlow checkpoint") from None
+
+
+def _values(table, offset, size):
+    """Yield the values of one block of a table."""
+    block = table[offset : offset + size]
+    restarts = int.from_bytes(block[-4:], "little")
+    block = block[: -4 * (restarts + 1)]
+    while block:
+        _, key, length, block = _varints(block, 3, rest=True)
+        yield block[key : key + length]
+        block = block[key + length :]
+
+
+def _fields(message):
+    """Return the whole-number fields of a protocol buffer message: {field number: value}."""
+    fields = {}
+    while message:
+        tag, message = _varints(message, 1, rest=True)
+        if tag & 7 == 5:  # 32 bits
+            message = message[4:]
+            continue
+        value, message = _varints(message, 1, rest=True)
+        if tag & 7 == 0:
+            fields[tag >> 3] = value
+        elif tag & 7 == 2:  # bytes, `value` of them
+            message = message[value:]
+        else:
+            raise ValueError
+    return fields
+
+
+def _varints(data, count, rest=False):
+    """Return the `count` variable-length integers that start `data` (and what follows them)."""
+    numbers, value, shift, position = [], 0, 0, 0
+    while len(numbers) < count:
+        value |= (data[position] & 127) << shift
+        shift += 7
+        if data[position] < 128:
+            numbers.append(value)
+            value = shift = 0
+        position += 1
+    return (*numbers, data[position:]) if rest else tuple(numbers)
+
+
+def _transfer(url, part, expected_size):
+    """Bring `part` to its full length; return whether bytes of an earlier transfer are in it.
+
+    Raises Interrupted if trying again may help, else UserError.
+    """
+    origin = _origin(part, url)
+    offset = _size(part) if origin else 0
+    headers = {"Accept-Encoding": "identity"}  # lengths and ranges count the file's own bytes
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+        if origin["validator"]:
+            headers["If-Range"] = origin["validator"]
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            start, total = _span(response, part, offset, origin)
+            if expected_size is not None and total not in (None, expected_size):
+                raise UserError(f"expected {expected_size} bytes, the server has {total}")
+            if start == 0:
+                _remember(part, url, response, total)
+            if start != total:
+                _receive(response, part, start, total)
+    except requests.RequestException as error:
+        if isinstance(error, ValueError):  # an address that can never work
+            raise UserError(str(error)) from None
+        host, kind = urlsplit(url).netloc, type(error).__name__
+        raise Interrupted(f"the connection to {host} failed ({kind})") from None
+    arrived = _size(part)
+    if total is not None and arrived < total:
+        raise Interrupted(f"the connection ended after {arrived} of {total} bytes")
+    wanted = total if expected_size is None else expected_size
+    if wanted is not None and arrived != wanted:
+        _discard(part)
+        raise Interrupted(f"expected {wanted} bytes, received {arrived}")
+    return start > 0
+
+
+def _span(response, part, offset, origin):
+    """Return where the answer's bytes start and how long the file is (None: not told).
+
+    An answer that is not the file raises Interrupted or UserError.
+    """
+    status, reason = response.status_code, f"{response.status_code} {response.reason}"
+    span = re.match(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if status == 416 and offset:
+        if span and span.group(2) == str(offset):  # all of it had arrived
+            return offset, offset
+        _discard(part)
+        raise Interrupted(f"{reason}: the part file does not fit, starting anew")
+    if status == 206:
+        total = int(span.group(2)) if span and span.group(2) != "*" else None
+        if not span or span.group(1) != str(offset) or origin["total"] not in (None, total):
+            _discard(part)
+            raise Interrupted("the server's file has changed, starting anew")
+        return offset, total
+    if status >= 500 or status in (408, 429):
+        raise Interrupted(f"the server answers {reason}")
+    if status != 200:
+        raise UserError(f"the server answers {reason}")
+    if response.headers.get("Content-Type", "").startswith("text/html"):
+        raise UserError("the server sent a web page instead of the file")
+    encoded = response.headers.get("Content-Encoding", "identity") != "identity"
+    length = response.headers.get("Content-Length")
+    return 0, int(length) if length and not encoded else None
+
+
+def _receive(response, part, start, total):
+    """Write an answer's bytes to `part` from `start` on, with a progress bar."""
+    bar = tqdm(
+        desc=part.name[: -len(".part")],
+        initial=start,
+        total=total,
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+    )
+    with open(part, "ab" if start else "wb") as file, bar:
+        for chunk in response.iter_content(CHUNK):
+            if file.tell() == 0 and re.match(rb"\s*<(!doctype )?html", chunk, re.IGNORECASE):
+                raise UserError("the server sent a web page instead of the file")
+            file.write(chunk)
+            bar.update(len(chunk))
+
+
+def _verify(part, md5, check, resumed):
+    """Raise UserError if a complete part is not the file; Interrupted if only its seam may be."""
+    try:
+        if not _size(part):
+            raise UserError("the server sent an empty file")
+        if md5 is not None and file_md5(part) != md5:
+            raise UserError(f"expected MD5 {md5}, found {file_md5(part)}")
+        if check is not None:
+            check(part)
+    except UserError as error:
+        _discard(part)
+        if resumed:
+            raise Interrupted(str(error)) from None
+        raise
+
+
+def _size(part):
+    return part.stat().st_size if part.is_file() else 0
+
+
+def _note(part):
+    return part.with_name(part.name + ".json")
+
+
+def _origin(part, url):
+    """Return what is remembered of the part file, or None if it isn't a part of `url`."""
+    try:
+        origin = json.loads(_note(part).read_text())
+        return origin if origin["url"] == url and {"validator", "total"} <= set(origin) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _remember(part, url, response, total):
+    validator = response.headers.get("ETag", "")
+    if not validator or validator.startswith("W/"):  # weak tags don't promise equal bytes
+        validator = response.headers.get("Last-Modified")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    _discard(part)
+    _note(part).write_text(json.dumps({"url": url, "validator": validator, "total": total}))
+
+
+def _discard(part):
+    for path in (part, _note(part)):
+        if path.exists():
+            path.unlink()

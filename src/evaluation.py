@@ -1,0 +1,221 @@
+"""Predictions, the figures printed about them, and the reports kept (REFERENCE.md section 8).
+
+Images stream through the net one batch at a time: enlarged just before they are needed, so memory
+holds the 48 x 48 originals, one batch, and the net.
+"""
+
+import json
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+from sklearn.metrics import accuracy_score, classification_report
+from tqdm import tqdm
+
+from . import backend, dataset, plots, runtime, tta
+from .backend import keras
+from .dataset import CLASSES
+from .generator import list_images, read_grey
+from .pixels import enlarge
+from .prefetch import prefetch
+
+# Accuracy in % on the test split, as published (REFERENCE.md section 10).
+PAPER = {
+    "LHC_Net": {
+        "best_run": 73.39,
+        "mean_of_top_40_percent_of_runs": 72.89,
+        "mean_of_top_25_percent_of_runs": 73.02,
+        "best_run_with_tta": 74.42,
+    },
+    "LHC_NetC": {
+        "best_run": 73.53,
+        "mean_of_top_40_percent_of_runs": 73.04,
+        "mean_of_top_25_percent_of_runs": 73.21,
+        "best_run_with_tta": 74.28,
+    },
+}
+
+
+def evaluate(model, settings, name, title="LHC_Net", train=True):
+    """Print the original's lines about `model` and write Results/<name>/; return the metrics.
+
+    name: of the results folder. title: opens the first line. train: whether the training images
+    are evaluated too; they are the JPEGs that ETL.py wrote. Raises UserError, before anything is
+    computed, where data are missing.
+
+    Files: metrics.json; predictions.npz, whose arrays val_probabilities, test_probabilities and
+    tta_test_probabilities have one row an image in the data's order; confusion_matrix.png, of the
+    test split with augmentation averaging; report.txt, per class.
+    """
+    files, train_labels = _train_files(settings) if train else ([], [])
+    val_images, val_labels = _load(settings, "val")
+    test_images, test_labels = _load(settings, "test")
+    metrics = {}
+
+    print(f"{title} Perf:", flush=True)
+    if train:
+        batches = _jpeg_batches(files, settings)
+        probabilities = predict(model, batches, len(files), "train")
+        metrics["train"] = _measure(train_labels, probabilities)
+        metrics["train"]["loss"] = cross_entropy(train_labels, probabilities)
+        _print("Train Loss", metrics["train"]["loss"])
+        _print("Train Perf", metrics["train"]["accuracy"])
+
+    batches = image_batches(val_images, settings)
+    val_probabilities = predict(model, batches, len(val_images), "val")
+    metrics["val"] = _measure(val_labels, val_probabilities)
+    _print("Val Perf", metrics["val"]["accuracy"])
+
+    batches = image_batches(test_images, settings)
+    test_probabilities = predict(model, batches, len(test_images), "test")
+    metrics["test"] = _measure(test_labels, test_probabilities)
+    _print("Test Perf", metrics["test"]["accuracy"])
+    _print("Test Pred Repeated", metrics["test"]["repeated"])
+
+    batches = image_batches(test_images, settings)
+    tta_probabilities = tta.average(
+        tta.with_view(model, settings.size),
+        tta.table(tta.descriptions(settings.evaluation), settings.size),
+        tta.view_weights(settings.evaluation),
+        batches,
+        len(test_images),
+    )
+    metrics["tta_test"] = _measure(test_labels, tta_probabilities)
+    _print("TTA Test Perf", metrics["tta_test"]["accuracy"])
+    _print("TTA Test Pred Repeated", metrics["tta_test"]["repeated"])
+
+    folder = settings.path("results_folder") / name
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "network": model.name,
+        **metrics,
+        "paper_test_accuracy_percent": PAPER[model.name],
+        "settings": settings.resolved(),
+        "versions": runtime.versions(),
+    }
+    _replace(folder / "metrics.json", (json.dumps(record, indent=4) + "\n").encode())
+    arrays = {
+        "val_probabilities": val_probabilities,
+        "test_probabilities": test_probabilities,
+        "tta_test_probabilities": tta_probabilities,
+    }
+    _replace(folder / "predictions.npz", arrays)
+    report = "\n".join(
+        f"{heading}\n\n{_report(test_labels, probabilities)}"
+        for heading, probabilities in (
+            ("Test split", test_probabilities),
+            ("Test split, test-time augmentation", tta_probabilities),
+        )
+    )
+    _replace(folder / "report.txt", report.encode())
+    percent = 100 * metrics["tta_test"]["accuracy"]
+    plots.confusion_matrix(
+        folder / "confusion_matrix.png",
+        test_labels,
+        tta_probabilities.argmax(axis=1),
+        CLASSES,
+        f"{name}: {len(test_labels)} test images, with TTA {percent:.2f} % right",
+    )
+    print(f"Pictures and reports: {folder}", flush=True)
+    return metrics
+
+
+def predict(model, batches, count, name):
+    """Return probabilities float32 (N, classes) of grey `batches`, float32 (B, S, S) each.
+
+    count: number of images, name: of the split; both for the progress bar.
+    """
+    probabilities = []
+    with tqdm(total=count, desc=name, unit="image") as progress:
+        for grey in batches:
+            rgb = np.repeat(grey[..., None], 3, axis=-1)
+            probabilities.append(model.predict_on_batch(rgb))
+            progress.update(len(grey))
+    return np.concatenate(probabilities)
+
+
+def image_batches(images, settings):
+    """Return an iterator over images uint8 (N, 48, 48) in batches float32 (B, S, S).
+
+    They are enlarged, and never rounded, while the device works on the batch before.
+    """
+    batch_size = settings.evaluation["batch_size"]
+    parts = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
+    batches = (enlarge(part, settings.size) for part in parts)
+    return prefetch(batches, settings.runtime["prefetch_batches"])
+
+
+def cross_entropy(labels, probabilities):
+    """Return Keras' mean categorical cross-entropy, computed in float32, as a float."""
+    one_hot = np.eye(len(CLASSES), dtype=np.float32)[labels]
+    loss = keras.losses.CategoricalCrossentropy()(one_hot, probabilities)
+    return float(backend.to_numpy(loss))
+
+
+def repeated(probabilities):
+    """Return how many rows have their highest probability more than once."""
+    highest = probabilities.max(axis=1, keepdims=True)
+    return int(((probabilities == highest).sum(axis=1) > 1).sum())
+
+
+def _measure(labels, probabilities):
+    accuracy = float(accuracy_score(labels, probabilities.argmax(axis=1)))
+    return {
+        "images": len(labels),
+        "accuracy": accuracy,
+        "standard_error": math.sqrt(accuracy * (1 - accuracy) / len(labels)),
+        "repeated": repeated(probabilities),
+    }
+
+
+def _report(labels, probabilities):
+    return classification_report(
+        labels,
+        probabilities.argmax(axis=1),
+        labels=range(len(CLASSES)),
+        target_names=CLASSES,
+        digits=4,
+        zero_division=0,
+    )
+
+
+def _print(label, value):
+    value = value if isinstance(value, int) else f"{value:.17f}"
+    print(f"{label}: ", value, flush=True)
+
+
+def _load(settings, split):
+    limit = settings.runtime[f"max_{split}_images"]
+    return dataset.load(settings.path("data_folder"), split, limit)
+
+
+def _train_files(settings):
+    folder = settings.path("images_folder") / "Training"
+    return list_images(folder, CLASSES, settings.runtime["max_train_images"])
+
+
+def _jpeg_batches(files, settings):
+    """Return an iterator over the JPEGs in the order of `files`, float32 (B, S, S), like above."""
+    batch_size = settings.evaluation["batch_size"]
+
+    def batches():
+        decode = partial(read_grey, size=settings.size)
+        with ThreadPoolExecutor(settings.runtime["threads"] or os.cpu_count() or 1) as pool:
+            for start in range(0, len(files), batch_size):
+                images = list(pool.map(decode, files[start : start + batch_size]))
+                yield np.stack(images).astype(np.float32)
+
+    return prefetch(batches(), settings.runtime["prefetch_batches"])
+
+
+def _replace(path, content):
+    """Write bytes, or a dict of arrays as npz, atomically."""
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb") as file:
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            np.savez_compressed(file, **content)
+    os.replace(part, path)

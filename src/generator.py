@@ -1,0 +1,247 @@
+"""The training images in batches, augmented, bit-identical to the reference's (REFERENCE.md, 3).
+
+What takes the original most of its time is done here once or on all cores: each JPEG is decoded
+once and kept as one grey uint8 plane, all random parameters of a batch are drawn first, in the
+original's order, and then threads transform the images without the interpreter lock.
+"""
+
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from src.backend import keras
+from src.dataset import CLASSES
+from src.errors import UserError
+from src.pixels import affine_batch
+
+
+class ImageFolderBatches(keras.utils.Sequence):
+    """Shuffled, augmented batches of the JPEGs in `folder`/<class>/, as Keras' generator's.
+
+    Item i is (x, y): x float32 (B, size, size, 3) in 0...255 with three equal channels, y float32
+    one-hot (B, classes). Ranges: `rotation_range` and `shear_range` in degrees, the shifts as
+    fractions of the size, `zoom_range` around 1; zero turns a part off.
+
+    Random numbers come from NumPy's global generator, as the original's do: without a `seed` they
+    go on from wherever it stands; with one, it is seeded with `seed` + batches given so far at
+    every request.
+
+    limit: use only about so many images, each class keeping its share (at least one image each),
+        the first ones in file order.
+    threads: workers for decoding and transforming (default: the number of cores).
+    cache_mb: decoded images are kept if all of them fit (size * size bytes each, 1,441 MB for
+        FER2013 at 224); otherwise each is decoded whenever it is needed.
+
+    Raises UserError if a class folder is missing or nothing is found, and later if an image cannot
+    be read or has another size.
+    """
+
+    def __init__(
+        self,
+        folder,
+        batch_size,
+        size,
+        rotation_range=0,
+        width_shift_range=0,
+        height_shift_range=0,
+        shear_range=0,
+        zoom_range=0,
+        horizontal_flip=False,
+        vertical_flip=False,
+        seed=None,
+        limit=None,
+        threads=None,
+        cache_mb=2048,
+        classes=CLASSES,
+    ):
+        super().__init__()
+        self.files, self.labels = list_images(folder, classes, limit)
+        self.batch_size = batch_size
+        self.size = size
+        self.rotation_range = rotation_range
+        self.width_shift_range = width_shift_range
+        self.height_shift_range = height_shift_range
+        self.shear_range = shear_range
+        self.zoom_range = zoom_range
+        self.horizontal_flip = horizontal_flip
+        self.vertical_flip = vertical_flip
+        self.seed = seed
+        self.batches_seen = 0
+        self.order = None
+        self._one_hot = np.eye(len(classes), dtype=np.float32)
+        self._threads = threads or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._threads)
+        self._cache = None
+        if len(self.files) * size * size <= cache_mb * 2**20:
+            # Memory is touched, and so taken, only as images are decoded.
+            self._cache = np.empty((len(self.files), size, size), np.uint8)
+            self._decoded = np.zeros(len(self.files), bool)
+
+    def __len__(self):
+        return math.ceil(len(self.files) / self.batch_size)
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch {index} of {len(self)}")
+        if self.seed is not None:
+            np.random.seed(self.seed + self.batches_seen)
+        self.batches_seen += 1
+        if self.order is None:
+            self.on_epoch_end()
+        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        parameters = self.draw_parameters(len(rows))
+        return self._transform(rows, *parameters), self._one_hot[self.labels[rows]]
+
+    def on_epoch_end(self):
+        self.order = np.random.permutation(len(self.files))
+
+    @property
+    def images(self):
+        """All images, in file order and not augmented: uint8 (N, size, size), to be read only."""
+        rows = np.arange(len(self.files))
+        if self._cache is None:
+            return self._planes(rows)[0]
+        self._in_parallel(lambda part: self._planes(rows[part]), len(rows))
+        return self._cache
+
+    def draw_parameters(self, count):
+        """Draw the augmentation of `count` images from NumPy's global generator.
+
+        Returns matrices (count, 2, 2), offsets (count, 2) and flips bool (count, 2; left-right,
+        up-down): before the flips, output pixel (r, c) is read at matrix @ (r, c) + offset.
+        Matrices and offsets are None if nothing but flips is asked for.
+        """
+        # One row of draws per image: `uniform(a, b)` is a + (b - a) * random().
+        ranges = [
+            (-self.rotation_range, self.rotation_range),
+            (-self.height_shift_range, self.height_shift_range),
+            (-self.width_shift_range, self.width_shift_range),
+            (-self.shear_range, self.shear_range),
+            (1 - self.zoom_range, 1 + self.zoom_range),
+            (1 - self.zoom_range, 1 + self.zoom_range),
+        ]
+        drawn = [low != high for low, high in ranges]
+        draws = iter(np.random.random_sample((count, sum(drawn) + 2)).T)
+        rotation, down, right, shear, zoom_down, zoom_right = [
+            low + (high - low) * next(draws) if low != high else None for low, high in ranges
+        ]
+        flips = np.stack([next(draws) < 0.5, next(draws) < 0.5], axis=1)
+        flips &= [self.horizontal_flip, self.vertical_flip]
+
+        parts = []
+        if rotation is not None:
+            cosine, sine = _turn(rotation)
+            parts.append(_identities(count))
+            parts[-1][:, 0, 0] = parts[-1][:, 1, 1] = cosine
+            parts[-1][:, 1, 0] = sine
+            parts[-1][:, 0, 1] = -sine
+        if down is not None or right is not None:
+            parts.append(_identities(count))
+            parts[-1][:, 0, 2] = 0 if down is None else down * self.size
+            parts[-1][:, 1, 2] = 0 if right is None else right * self.size
+        if shear is not None:
+            cosine, sine = _turn(shear)
+            parts.append(_identities(count))
+            parts[-1][:, 0, 1] = -sine
+            parts[-1][:, 1, 1] = cosine
+        if zoom_down is not None:
+            parts.append(_identities(count))
+            parts[-1][:, 0, 0] = zoom_down
+            parts[-1][:, 1, 1] = zoom_right
+        if not parts:
+            return None, None, flips
+
+        matrix = parts[0]
+        for part in parts[1:]:
+            matrix = np.matmul(matrix, part)
+        centre, back = np.eye(3), np.eye(3)
+        centre[:2, 2] = self.size / 2 + 0.5
+        back[:2, 2] = -centre[:2, 2]
+        matrix = np.matmul(np.matmul(centre, matrix), back)
+        return matrix[:, :2, :2], matrix[:, :2, 2], flips
+
+    def _transform(self, rows, matrices, offsets, flips):
+        moved = matrices is not None
+        if not moved:
+            matrices, offsets = np.zeros((len(rows), 2, 2)), np.zeros((len(rows), 2))
+        x = np.empty((len(rows), self.size, self.size, 3), np.float32)
+
+        def work(part):
+            images, indices = self._planes(rows[part])
+            affine_batch(
+                images, indices, matrices[part], offsets[part], flips[part], moved, x[part]
+            )
+
+        self._in_parallel(work, len(rows))
+        return x
+
+    def _planes(self, rows):
+        """An array of grey planes, and where in it the images `rows` lie; decodes what it must."""
+        if self._cache is None:
+            planes = np.stack([read_grey(self.files[row], self.size) for row in rows])
+            return planes, np.arange(len(rows))
+        for row in rows:
+            if not self._decoded[row]:
+                self._cache[row] = read_grey(self.files[row], self.size)
+                self._decoded[row] = True
+        return self._cache, rows
+
+    def _in_parallel(self, work, count):
+        """Call work(slice) for slices that cover `count` items, two per thread to even them out."""
+        edges = np.linspace(0, count, min(count, 2 * self._threads) + 1).astype(int)
+        for job in [self._pool.submit(work, slice(*edge)) for edge in zip(edges, edges[1:])]:
+            job.result()
+
+
+def list_images(folder, classes=CLASSES, limit=None):
+    """Paths (list) and labels (int array) of the JPEGs, by class, names in plain string order."""
+    names = []
+    for name in classes:
+        try:
+            found = os.listdir(os.path.join(folder, name))
+        except OSError:
+            raise UserError(
+                f"{Path(folder) / name}: folder of class {name} not found; run ETL.py"
+            ) from None
+        names.append(sorted(f for f in found if f.lower().endswith((".jpeg", ".jpg"))))
+    total = sum(map(len, names))
+    if not total:
+        raise UserError(f"{folder}: expected JPEG images, found none; run ETL.py")
+    if limit is not None and limit < total:
+        names = [found[: max(1, round(len(found) * limit / total))] for found in names]
+    files = [os.path.join(folder, c, f) for c, found in zip(classes, names) for f in found]
+    return files, np.repeat(np.arange(len(classes)), [len(found) for found in names])
+
+
+def read_grey(path, size):
+    """Decode a JPEG of `size` x `size` pixels to one grey plane, uint8; colour is ignored.
+
+    For the grey pictures that ETL.py writes this is each channel of the RGB picture, bit by bit.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.size != (size, size):
+                raise UserError(
+                    f"{path}: expected {size} x {size} pixels, found {image.width} x "
+                    f"{image.height}; run ETL.py"
+                )
+            image.draft("L", None)
+            return np.asarray(image.convert("L"))
+    except OSError as error:
+        raise UserError(
+            f"{path}: expected a JPEG image, cannot read it ({error}); delete it and run ETL.py"
+        ) from None
+
+
+def _identities(count):
+    return np.tile(np.eye(3), (count, 1, 1))
+
+
+def _turn(degrees):
+    """Cosines and sines by the C library, since NumPy's own differ between its versions."""
+    angles = [math.radians(angle) for angle in degrees]
+    return np.array([math.cos(a) for a in angles]), np.array([math.sin(a) for a in angles])

@@ -1,0 +1,140 @@
+"""Local multi-Head Channel self-attention (LHC), REFERENCE.md section 5, paper section 2."""
+
+from . import backend as B
+from .backend import keras
+
+
+@keras.utils.register_keras_serializable("lhc_net")
+class LHC(keras.layers.Layer):
+    """Local multi-Head Channel self-attention with a residual connection.
+
+    The spatial positions are flattened and cut into `num_heads` contiguous slices of length
+    l = H * W / num_heads. In each slice the C channels, vectors of length l, attend to each other:
+
+        Q = AvgPool(x)    K = MaxPool(x)    V = AvgPool3x3(Conv(x))
+        q, k = Dense_head(Q), Dense_head(K)                  one Dense(d) a head, shared by Q and K
+        S = q k^T                                            (C, C)
+        T = sigmoid(Dense_C(mean of S over the keys))        Dense_C shared by all heads
+        y = softmax(S / d^(norm_c + T)) v                    softmax over the keys, T per query
+        output = x + y, or x + (1 + tanh(w)) y with a controller
+
+    Args:
+        num_heads: number of slices; must divide H * W.
+        att_embed_dim: d, the length of queries and keys.
+        kernel_size: size of the value convolution (C -> C, with bias, linear).
+        pool_size: size of the pools that make queries and keys.
+        norm_c: g, the constant part of the temperature's exponent.
+        controller: None, or the initial value of the trainable scalar w (LHC-NetC).
+        numerics: "reference" keeps the original's order of operations (one Dense a head, bits
+            equal on the paper's stack); "fast" computes the same with batched matrix products.
+
+    Shapes: (B, H, W, C) -> (B, H, W, C), H, W and C fixed.
+
+    Example:
+        x = LHC(num_heads=8, att_embed_dim=196)(x)  # x: (B, 56, 56, 64)
+    """
+
+    def __init__(
+        self,
+        num_heads,
+        att_embed_dim,
+        kernel_size=3,
+        pool_size=3,
+        norm_c=1,
+        controller=None,
+        numerics="reference",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        sizes = dict(
+            num_heads=num_heads,
+            att_embed_dim=att_embed_dim,
+            kernel_size=kernel_size,
+            pool_size=pool_size,
+        )
+        for name, value in sizes.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"LHC: {name} must be a whole number from 1, found {value!r}")
+        if numerics not in ("reference", "fast"):
+            raise ValueError(f'LHC: numerics must be "reference" or "fast", found {numerics!r}')
+        self.num_heads = num_heads
+        self.att_embed_dim = att_embed_dim
+        self.kernel_size = kernel_size
+        self.pool_size = pool_size
+        self.norm_c = norm_c
+        self.controller = controller
+        self.numerics = numerics
+        self.query_key = [
+            keras.layers.Dense(att_embed_dim, name=f"query_key_{head}") for head in range(num_heads)
+        ]
+        self.query_pool = self._pool(keras.layers.AveragePooling2D, pool_size)
+        self.key_pool = self._pool(keras.layers.MaxPooling2D, pool_size)
+        self.value_pool = self._pool(keras.layers.AveragePooling2D, 3)
+
+    @staticmethod
+    def _pool(pool, size):
+        return pool(size, strides=1, padding="same")
+
+    def build(self, input_shape):
+        height, width, channels = input_shape[1:]
+        if None in (height, width, channels) or height * width % self.num_heads:
+            raise ValueError(
+                f"LHC: {self.num_heads} heads need fixed H and W with H * W divisible by "
+                f"{self.num_heads}, found input shape {tuple(input_shape)}"
+            )
+        length = height * width // self.num_heads
+        # Variables are created in this order because their initial values are drawn in it.
+        for dense in self.query_key:
+            dense.build((None, channels, length))
+        self.value = keras.layers.Conv2D(channels, self.kernel_size, padding="same", name="value")
+        self.value.build(input_shape)
+        self.temperature = keras.layers.Dense(channels, activation="sigmoid", name="temperature")
+        self.temperature.build((None, self.num_heads, channels))
+        if self.controller is not None:
+            self.w = self.add_weight(
+                name="w",
+                shape=(),
+                initializer=keras.initializers.Constant(self.controller),
+            )
+        self.spatial = (height, width, channels)
+        super().build(input_shape)
+
+    @property
+    def parts(self):
+        """Return {name: sublayer} of the sublayers that have variables, in order of creation."""
+        parts = {dense.name: dense for dense in self.query_key}
+        parts.update(value=self.value, temperature=self.temperature)
+        return parts
+
+    def call(self, x):
+        attend = self._attend_reference if self.numerics == "reference" else self._attend_fast
+        y = attend(x)
+        if self.controller is not None:
+            y = y * (1.0 + B.tanh(self.w))
+        return x + y
+
+    def _heads(self, x):
+        """(B, H, W, C) -> (B, heads, l, C): slices are contiguous, so nothing moves in memory."""
+        height, width, channels = self.spatial
+        return B.reshape(x, (-1, self.num_heads, height * width // self.num_heads, channels))
+
+    def _attend_reference(self, x):
+        # (B, H, W, C) -> (B, heads, l, C) -> (B, heads, C, l)
+        query, key, value = (
+            B.transpose(self._heads(part), (0, 1, 3, 2))
+            for part in (
+                self.query_pool(x),
+                self.key_pool(x),
+                self.value_pool(self.value(x)),
+            )
+        )
+        # heads x (B, C, l) -> (B, heads, C, d)
+        query = B.stack([dense(query[:, h]) for h, dense in enumerate(self.query_key)], axis=1)
+        key = B.stack([dense(key[:, h]) for h, dense in enumerate(self.query_key)], axis=1)
+        scores = B.matmul(query, B.transpose(key, (0, 1, 3, 2)))  # (B, heads, C, C)
+        exponent = self.norm_c + self.temperature(B.mean(scores, axis=-1))  # (B, heads, C)
+        divisor = B.power(float(self.att_embed_dim), exponent)
+        scores = scores / divisor[..., None]
+        y = B.matmul(B.softmax(scores, axis=-1), value)  # (B, heads, C, l)
+        # (B, heads, C, l) -> (B, heads, l, C) -> (B, H, W, C)
+        return B.reshape(B.transpose(y, (0, 1, 3, 2)), (-1,) + self.spatial)

@@ -1,0 +1,181 @@
+"""Grey pixels, enlarged and moved exactly as the reference does (REFERENCE.md, sections 2 and 3).
+
+Compiled kernels that repeat TensorFlow's bilinear resize (float32) and SciPy's order-1 affine
+transform (double precision) operation by operation: the order of the multiplications and additions
+is part of the result, so nothing here may be re-associated or fused. They work on one grey channel
+and release the interpreter lock, so that threads can share the work.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numba import njit
+
+
+def enlarge(images, size, out=None, threads=1):
+    """Resize bilinearly with half-pixel centres, as `tf.image.resize` does on a CPU.
+
+    images (N, h, w) of uint8 or float32 -> float32 (N, size, size), range kept; `out` may be given.
+    """
+    images = np.ascontiguousarray(images)
+    if out is None:
+        out = np.empty((len(images), size, size), np.float32)
+    taps = _taps(images.shape[1], size) + _taps(images.shape[2], size)
+    if threads == 1:
+        _enlarge(images, *taps, out)
+        return out
+    edges = np.linspace(0, len(images), threads + 1).astype(int)
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = [
+            pool.submit(_enlarge, images[a:b], *taps, out[a:b])
+            for a, b in zip(edges[:-1], edges[1:])
+        ]
+        for job in jobs:
+            job.result()
+    return out
+
+
+def affine(image, matrix, offset, flip_horizontal=False, flip_vertical=False, out=None):
+    """Move one image as `scipy.ndimage.affine_transform(order=1, mode="nearest")`, then flip it.
+
+    image uint8 (H, W); output pixel (r, c) reads from `matrix @ (r, c) + offset`; float32 (H, W, 3)
+    with three equal channels.
+    """
+    if out is None:
+        out = np.empty(image.shape + (3,), np.float32)
+    matrices = np.asarray(matrix, np.float64)[None]
+    offsets = np.asarray(offset, np.float64)[None]
+    flips = np.array([[flip_horizontal, flip_vertical]])
+    affine_batch(image[None], np.zeros(1, np.int64), matrices, offsets, flips, True, out[None])
+    return out
+
+
+@njit(nogil=True, cache=True)
+def affine_batch(images, rows, matrices, offsets, flips, moved, out):
+    """Write the moved and flipped images[rows] into out, float32 (B, H, W, 3), equal channels.
+
+    images uint8 (N, H, W); matrices (B, 2, 2), offsets (B, 2), flips bool (B, 2: left-right,
+    up-down). With `moved` False the matrices are ignored and the pixels only copied.
+
+    Every output pixel is computed on its own, so a flip just computes it for the mirrored place.
+    The work on a line is cut into loops that the compiler turns into vector instructions.
+    """
+    height, width = images.shape[1:]
+    corners = np.empty(height * width, np.uint32)
+    words = np.empty(width, np.uint32)
+    line = np.empty(width, np.float32)
+    row_step, column_step = np.empty(width), np.empty(width)
+    top, left, above, before = np.empty(width), np.empty(width), np.empty(width), np.empty(width)
+    for b in range(len(rows)):
+        image = images[rows[b]]
+        matrix = matrices[b]
+        if moved:
+            _pack_corners(image, corners)
+            for c in range(width):
+                column = width - 1 - c if flips[b, 0] else c
+                row_step[c] = column * matrix[0, 1]
+                column_step[c] = column * matrix[1, 1]
+        for r in range(height):
+            row = height - 1 - r if flips[b, 1] else r
+            if moved:
+                _locate(row * matrix[0, 0], row_step, offsets[b, 0], height - 1.0, top, above)
+                _locate(row * matrix[1, 0], column_step, offsets[b, 1], width - 1.0, left, before)
+                _pick(corners, top, left, words)
+                _blend(words, above, before, line)
+            elif flips[b, 0]:
+                for c in range(width):
+                    line[c] = image[row, width - 1 - c]
+            else:
+                for c in range(width):
+                    line[c] = image[row, c]
+            for c in range(width):
+                out[b, r, c, 0] = line[c]
+                out[b, r, c, 1] = line[c]
+                out[b, r, c, 2] = line[c]
+
+
+@njit(nogil=True, cache=True)
+def _pack_corners(image, corners):
+    """Put each pixel and its right, lower and lower right neighbours into one 32-bit word.
+
+    One read per output pixel then fetches all four. Beyond the border the pixel itself stands in:
+    its weight is zero there.
+    """
+    height, width = image.shape
+    for r in range(height):
+        upper, lower = image[r], image[min(r + 1, height - 1)]
+        line = corners[r * width : (r + 1) * width]
+        for c in range(width - 1):
+            line[c] = _word(upper[c], upper[c + 1], lower[c], lower[c + 1])
+        line[-1] = _word(upper[-1], upper[-1], lower[-1], lower[-1])
+
+
+@njit(nogil=True, cache=True)
+def _word(a, b, c, d):
+    first = np.uint32(a) | np.uint32(b) << np.uint32(8)
+    return first | np.uint32(c) << np.uint32(16) | np.uint32(d) << np.uint32(24)
+
+
+@njit(nogil=True, cache=True)
+def _locate(start, step, shift, last, floor, weight):
+    """Coordinates (start + step) + shift, clamped to 0...last: whole part, weight of that pixel."""
+    for c in range(len(step)):
+        position = min(max(start + step[c] + shift, 0.0), last)
+        floor[c] = np.floor(position)
+        weight[c] = 1.0 - (position - floor[c])
+
+
+@njit(nogil=True, cache=True)
+def _pick(corners, top, left, words):
+    width = np.float64(len(words))
+    for c in range(len(words)):
+        words[c] = corners[np.uint32(np.int32(top[c] * width + left[c]))]
+
+
+@njit(nogil=True, cache=True)
+def _blend(words, above, before, line):
+    """Sum over the corners, row-major, of (pixel * row weight) * column weight; w1 = 1 - w0."""
+    byte = np.uint32(255)
+    for c in range(len(words)):
+        word = words[c]
+        below = 1.0 - above[c]
+        behind = 1.0 - before[c]
+        value = np.float64(np.int32(word & byte)) * above[c] * before[c]
+        value += np.float64(np.int32(word >> np.uint32(8) & byte)) * above[c] * behind
+        value += np.float64(np.int32(word >> np.uint32(16) & byte)) * below * before[c]
+        value += np.float64(np.int32(word >> np.uint32(24))) * below * behind
+        line[c] = value
+
+
+def _taps(length, size):
+    """Neighbours below and above, and float32 weight, of `size` points over `length` pixels."""
+    half = np.float32(0.5)
+    scale = np.float32(length) / np.float32(size)
+    position = (np.arange(size, dtype=np.float32) + half) * scale - half
+    floor = np.floor(position)
+    lower = np.maximum(floor, 0).astype(np.int64)
+    upper = np.minimum(np.ceil(position), length - 1).astype(np.int64)
+    return lower, upper, position - floor
+
+
+@njit(nogil=True, cache=True)
+def _enlarge(images, top, bottom, row_weight, left, right, column_weight, out):
+    size = out.shape[1]
+    above = np.empty(size, np.float32)
+    below = np.empty(size, np.float32)
+    for n in range(len(images)):
+        for r in range(size):
+            if r == 0 or top[r] != top[r - 1] or bottom[r] != bottom[r - 1]:
+                _widen(images[n, top[r]], left, right, column_weight, above)
+                _widen(images[n, bottom[r]], left, right, column_weight, below)
+            weight = row_weight[r]
+            for c in range(size):
+                out[n, r, c] = above[c] + (below[c] - above[c]) * weight
+
+
+@njit(nogil=True, cache=True)
+def _widen(row, left, right, weight, out):
+    for c in range(len(out)):
+        a = np.float32(row[left[c]])
+        b = np.float32(row[right[c]])
+        out[c] = a + (b - a) * weight[c]

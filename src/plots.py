@@ -1,0 +1,106 @@
+"""Pictures: confusion matrix, learning curves, sheet of images; PNG files, drawn without a display.
+
+Figures are made without pyplot, so that nothing global is touched, random generators included.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+TRAINING, VALIDATION, GREY = "#1f77b4", "#d95f02", "#808080"
+
+
+def confusion_matrix(path, labels, predictions, classes, title):
+    """Draw how often each class was taken for which: share of the true class, and count.
+
+    labels, predictions: class numbers (N,).
+    """
+    counts = np.zeros((len(classes), len(classes)), int)
+    np.add.at(counts, (labels, predictions), 1)
+    totals = counts.sum(axis=1)
+    shares = counts / np.maximum(totals, 1)[:, None]
+
+    figure = Figure(figsize=(8.4, 7.2))
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (true, predicted), share in np.ndenumerate(shares):
+        count = counts[true, predicted]
+        colour = "white" if share > 0.5 else "black" if count else GREY
+        text = f"{100 * share:.1f} %\n{count}"
+        axes.text(predicted, true, text, ha="center", va="center", color=colour, fontsize=9)
+    axes.set_xticks(range(len(classes)))
+    axes.set_xticklabels(classes, rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(classes)))
+    axes.set_yticklabels([f"{name}\n{total}" for name, total in zip(classes, totals)])
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class, images")
+    axes.set_title(title)
+    figure.colorbar(image, ax=axes, fraction=0.045, pad=0.03, label="share of the true class")
+    _save(figure, path)
+
+
+def history(path, rows):
+    """Draw loss and accuracy of training and validation over the epochs of all stages.
+
+    rows: history.csv as dicts with stage, epoch, loss, categorical_accuracy, val_loss and
+    val_categorical_accuracy. Stages are parted by lines; each one's best epoch is ringed.
+    """
+    rows = [{key: float(value) for key, value in row.items()} for row in rows]
+    epochs = np.arange(1, len(rows) + 1)
+    stages = np.array([row["stage"] for row in rows])
+    starts = [0] + [i for i in range(1, len(rows)) if stages[i] != stages[i - 1]]
+
+    figure = Figure(figsize=(10, 4.4))
+    quantities = (("loss", "cross-entropy"), ("categorical_accuracy", "accuracy"))
+    for axes, (key, label) in zip(figure.subplots(1, 2), quantities):
+        for prefix, name, colour in (("", "training", TRAINING), ("val_", "validation", VALIDATION)):
+            values = [row[prefix + key] for row in rows]
+            axes.plot(epochs, values, ".-", color=colour, label=name)
+        for start, end in zip(starts, starts[1:] + [len(rows)]):
+            # The first of equals, as early stopping chooses.
+            best = start + int(np.argmax([r["val_categorical_accuracy"] for r in rows[start:end]]))
+            ring = {"marker": "o", "markersize": 10, "fillstyle": "none", "linestyle": "none"}
+            once = "best of its stage" if start == 0 else None
+            axes.plot(epochs[best], rows[best]["val_" + key], color=VALIDATION, label=once, **ring)
+            if start:
+                axes.axvline(start + 0.5, color=GREY, linestyle=":")
+            if len(starts) > 1:
+                name = f"stage {stages[start]:g}"
+                at = {"xycoords": ("data", "axes fraction"), "color": GREY, "ha": "center"}
+                axes.annotate(name, ((start + end + 1) / 2, 1.01), annotation_clip=False, **at)
+        axes.set_xlim(0.5, len(rows) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    _save(figure, path)
+
+
+def sample_sheet(path, images, labels, classes, columns=10):
+    """Draw grey images (N, H, W), 0...255: one row a class, the first `columns` images of each."""
+    figure = Figure(figsize=(columns + 1.2, 1.05 * len(classes)))
+    grid = figure.subplots(len(classes), columns, squeeze=False)
+    labels = np.asarray(labels)
+    for label, (name, cells) in enumerate(zip(classes, grid)):
+        chosen = np.flatnonzero(labels == label)[:columns]
+        for axes in cells:
+            axes.axis("off")
+        for axes, index in zip(cells, chosen):
+            axes.imshow(images[index], cmap="gray", vmin=0, vmax=255)
+        at = {"xycoords": "axes fraction", "ha": "right", "va": "center"}
+        cells[0].annotate(name, (-0.1, 0.5), annotation_clip=False, **at)
+    _save(figure, path)
+
+
+def _save(figure, path):
+    """Write a PNG atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    figure.tight_layout()
+    figure.savefig(part, format="png", dpi=120)
+    os.replace(part, path)

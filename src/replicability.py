@@ -1,0 +1,131 @@
+"""check_rep: does one epoch here give the paper's number, bit for bit? (REFERENCE.md section 7)"""
+
+import subprocess
+
+import numpy as np
+
+from . import backend, evaluation, networks, runtime, settings as settings_module, training, weights
+
+IDENTICAL, REPEATABLE, NOT_REPEATABLE = 0, 1, 2  # the exit codes
+
+# What a table entry may say about its machine, and the name of it in `runtime.versions()`.
+CONDITIONS = ("tensorflow", "python", "gpus", "driver", "cuda", "cudnn")
+
+
+def measure(settings):
+    """Train one epoch from the fixed seeds; return the validation cross-entropy (float32)."""
+    recipe = settings.recipe("check_rep")
+    backend.set_seeds(**recipe["seeds"])
+    network = networks.build("ResNet34", settings)
+    weights.load_start(network, settings)
+    validation = training.load_validation(settings)
+    for stage in recipe["stages"]:
+        batches = training.training_batches(settings, stage)
+        for _ in training.run_stage(network, stage, batches, validation, settings, "check_rep"):
+            pass
+    images, one_hot = validation
+    batches = evaluation.image_batches(images, settings)
+    probabilities = evaluation.predict(network, batches, len(images), "validation")
+    return np.float32(evaluation.cross_entropy(one_hot.argmax(axis=1), probabilities))
+
+
+def expected_entry(known_results, found):
+    """Return the table's expected entry that is nearest to this stack, and to the paper's if none.
+
+    An entry with "expected": true carries the value to reproduce; where there are several, the one
+    made by the running TensorFlow counts.
+    """
+    entries = [entry for entry in known_results if entry.get("expected")]
+    for entry in entries:
+        if entry.get("tensorflow") == found.get("tensorflow"):
+            return entry
+    return entries[0]
+
+
+def steps_between(a, b):
+    """Return how many float32 numbers lie from `a` to `b`."""
+    a, b = (int(np.float32(value).view(np.int32)) for value in (a, b))
+    return abs(a - b)
+
+
+def differences(entry, found, settings):
+    """Return the lines that say what differs from the machine and the settings of `entry`."""
+    lines = [
+        f"{name}: {_words(found.get(name))} here, {_words(entry[name])} there"
+        for name in CONDITIONS
+        if name in entry and not _same(entry[name], found.get(name))
+    ]
+    defaults = settings_module.load(entry.get("settings", settings.folder)).resolved()
+    here = settings.resolved()
+    for file, part in here.items():
+        for key, value in part.items():
+            if file in ("training", "modular", "runtime") and value != defaults[file][key]:
+                lines.append(f"setting {key}: {value} here, {defaults[file][key]} there")
+    return lines
+
+
+def environment():
+    """Return the versions, and the GPU driver where there is one."""
+    return dict(runtime.versions(), driver=_driver())
+
+
+def report(values, settings):
+    """Print everything about the measured `values`; return the exit code."""
+    found = environment()
+    entry = expected_entry(settings.known_results, found)
+    expected = np.float32(entry["value"])
+    distances = [steps_between(value, expected) for value in values]
+    repeatable = len(set(values)) == 1
+    identical = max(distances) == 0
+    print("Replicable Results!" if identical else "Not Replicable Results. Change your GPU!")
+    for value, steps in zip(values, distances):
+        away = abs(float(value) - float(expected))
+        print(f"value:    {float(value):.24f}  (distance {away:.3e}, {steps} float32 steps)")
+    print(f"expected: {float(expected):.24f}  ({entry['name']})")
+    for known in settings.known_results:
+        if known is not entry and np.float32(known["value"]) == values[0]:
+            print(f"seen before: {known['name']}")
+    print("ran on:   " + ", ".join(f"{key} {_words(value)}" for key, value in found.items()))
+    changes = [] if identical else differences(entry, found, settings)
+    if changes:
+        print(f"to match {entry['name']}, change:")
+        for line in changes:
+            print(f"  {line}")
+    if len(values) == 1:
+        print("verdict:  " + ("identical" if identical else "different here"), end=" ")
+        print("(--repeat tells whether it is repeatable here)")
+    elif identical:
+        print(f"verdict:  identical to {entry['name']} in {len(values)} runs")
+    elif repeatable:
+        print(f"verdict:  repeatable here ({len(values)} runs) but different from {entry['name']}")
+    else:
+        spread = steps_between(min(values), max(values))
+        print(f"verdict:  not repeatable here: {len(values)} runs span {spread} float32 steps")
+    if identical:
+        return IDENTICAL
+    return REPEATABLE if repeatable else NOT_REPEATABLE
+
+
+def _driver():
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        output = subprocess.run(command, stdout=subprocess.PIPE, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None  # no NVIDIA driver here
+    return output.decode().split("\n")[0].strip()
+
+
+def _words(value):
+    if isinstance(value, list):
+        return ", ".join(value) if value else "none"
+    return "none" if value is None else str(value)
+
+
+def _same(expected, found):
+    """Compare as far as both are given: CUDA 11.1 is no other than 11.1.1."""
+    if isinstance(expected, list):
+        return bool(found) and found[0].split("NVIDIA ")[-1] == expected[0]
+    if found is None:
+        return False
+    parts = list(zip(str(expected).split("."), str(found).split(".")))
+    return all(a == b for a, b in parts)

@@ -1,0 +1,205 @@
+"""The settings: JSON files read, merged over the defaults, checked, and completed.
+
+`Settings/` beside this package holds every key; any other folder may hold only what differs:
+objects merge key by key, lists are replaced whole. `settings_schema.json` says which keys, types
+and ranges are allowed; the checks that need more than one value are in `_check`. Whatever is
+wrong becomes a one-line `UserError` naming file, key, what was found and what is allowed.
+"""
+
+import copy
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+from jsonschema import Draft7Validator
+from jsonschema.validators import extend
+
+from src.errors import UserError
+
+DEFAULTS = Path(__file__).resolve().parent.parent / "Settings"
+FILES = {
+    "training": "Training_Settings.json",
+    "lhc": "LHC_Settings.json",
+    "modular": "Modular_Settings.json",
+    "data": "Data_Settings.json",
+    "evaluation": "Evaluation_Settings.json",
+    "runtime": "Runtime_Settings.json",
+}
+KNOWN_RESULTS = "Known_Results.json"  # what check_rep gave elsewhere: a table, not a setting
+RANGES = ("rotation_range", "width_shift_range", "height_shift_range", "shear_range", "zoom_range")
+PLAIN = {**dict.fromkeys(RANGES, 0), "horizontal_flip": False}  # no augmentation
+
+# JSON Schema takes 48.0 for an integer; a batch size is to be written 48.
+_Validator = extend(
+    Draft7Validator,
+    type_checker=Draft7Validator.TYPE_CHECKER.redefine("integer", lambda _, v: type(v) is int),
+)
+_SCHEMA = json.loads(Path(__file__).with_name("settings_schema.json").read_text(encoding="utf-8"))
+
+
+class Settings:
+    """Checked settings as plain dicts: training, lhc, modular, data, evaluation, runtime.
+
+    `values` is what `resolved` returns, so a run's stored settings rebuild the object.
+    """
+
+    def __init__(self, values, folder=DEFAULTS, known_results=()):
+        self.folder = Path(folder)
+        self.known_results = list(known_results)
+        for name in FILES:
+            setattr(self, name, copy.deepcopy(values[name]))
+        for recipe in self.modular.values():
+            recipe["stages"] = [self._stage(stage) for stage in recipe["stages"]]
+
+    @property
+    def size(self):
+        """Height and width of the net's input in pixels."""
+        return self.training["target_size"]
+
+    def path(self, key):
+        """Return a folder of Data_Settings.json, such as "data_folder", as a Path."""
+        return Path(self.data[key])
+
+    def resolved(self):
+        """Return every setting, ready for json.dump."""
+        return {name: copy.deepcopy(getattr(self, name)) for name in FILES}
+
+    def recipe(self, name):
+        """Return {"seeds", "stages"} of a training step (REFERENCE.md section 6).
+
+        name: check_rep, ResNet34, LHC, Controller (has "initial_scalars" too) or LHC_Net, whose
+        three stages are those of Training_Settings.json.
+        """
+        if name != "LHC_Net":
+            return copy.deepcopy(self.modular[name])
+        training, stages = self.training, []
+        for i, optimizer in enumerate(("adam", "sgd", "sgd")):
+            stage = {key: training[key][i] for key in ("learning_rate", "batch_size", "patience")}
+            if i < 2:  # the third stage is trained without augmentation
+                stage.update({key: training[key][i] for key in PLAIN})
+            seed = training["seed"] + (1, 1, 2)[i]
+            stages.append(self._stage({"optimizer": optimizer, "generator_seed": seed, **stage}))
+        seeds = dict.fromkeys(("tensorflow", "python", "numpy"), training["seed"])
+        return {"seeds": seeds, "stages": stages}
+
+    def _stage(self, stage):
+        """Return a stage with the keys that it leaves out."""
+        unset = dict.fromkeys(("patience", "seeds", "generator_seed"))
+        return {**PLAIN, **unset, "epochs": self.runtime["max_epochs"], **stage}
+
+
+def load(folder="Settings"):
+    """Read a settings folder (relative to the current one) over the defaults -> Settings.
+
+    Where the current folder has no `Settings`, that name means the repository's own.
+    Raises UserError for anything that is not exactly as it must be.
+    """
+    folder = Path(folder)
+    if folder == Path("Settings") and not folder.exists():
+        folder = DEFAULTS
+    files = {KNOWN_RESULTS: [], **_read(DEFAULTS)}
+    _validate(files, DEFAULTS)
+    if folder.resolve() != DEFAULTS:
+        files = _merge(files, _read(folder))
+        _validate(files, folder)
+    values = {name: files[file] for name, file in FILES.items()}
+    settings = Settings(values, folder, files[KNOWN_RESULTS])
+    _check(settings)
+    return settings
+
+
+def resolutions(size):
+    """Return the sides of the maps that the five LHC modules see, 224 -> 56, 56, 28, 14, 7.
+
+    Each stride-2 step (conv0, its max-pool, stages 2 to 4) halves, rounding up (section 4).
+    """
+    return [-(-size // factor) for factor in (4, 4, 8, 16, 32)]
+
+
+def _read(folder):
+    """Return {file name: content} of a folder's JSON files."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: found no such folder, expected one with settings (*.json)")
+    return {path.name: _parse(path) for path in sorted(folder.glob("*.json"))}
+
+
+def _parse(path):
+    """Return the content of a JSON file; stricter than `json`: no NaN, no repeated keys."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors like to write the mark
+        return json.loads(
+            text, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_unique
+        )
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"{path}: {where}: found invalid JSON: {error.msg}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _finite(text):
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"found {text}, allowed: finite numbers")
+    return number
+
+
+def _unique(pairs):
+    for key, times in Counter(key for key, _ in pairs).items():
+        if times > 1:
+            raise ValueError(f"{key}: found {times} times in one object, allowed: once")
+    return dict(pairs)
+
+
+def _merge(default, override):
+    if not (isinstance(default, dict) and isinstance(override, dict)):
+        return override
+    return {**default, **{key: _merge(default.get(key), override[key]) for key in override}}
+
+
+def _validate(files, folder):
+    """Raise UserError for the first value that settings_schema.json does not allow."""
+    error = next(_Validator(_SCHEMA).iter_errors(files), None)
+    if error is None:
+        return
+    keys, known = list(error.absolute_path), list(error.schema.get("properties", []))
+    found = _short(error.instance)
+    allowed = error.schema.get("description", "an object with the keys " + ", ".join(known))
+    if error.validator == "additionalProperties":
+        keys.append(next(key for key in error.instance if key not in known))
+        found, allowed = "an unknown name", ", ".join(known)
+    elif error.validator == "required":
+        keys.append(next(key for key in error.validator_value if key not in error.instance))
+        found, allowed = "nothing", "a value (it may not be left out)"
+    raise _error(folder, keys, found, allowed)
+
+
+def _check(settings):
+    """Raise UserError for values that are impossible together."""
+    folder, size = settings.folder, settings.size
+    for i, side in enumerate(resolutions(size)):
+        heads = settings.lhc["num_heads"][i]
+        if side**2 % heads:
+            divisors = [str(n) for n in range(1, side**2 + 1) if side**2 % n == 0]
+            allowed = f"{', '.join(divisors)} for the {side} x {side} map at target_size {size}"
+            raise _error(folder, [FILES["lhc"], "num_heads", i], heads, allowed)
+    shift, precision = settings.evaluation["shift"], settings.runtime["precision"]
+    if shift > size / 2:
+        allowed = f"0 to {size // 2}, half of target_size"
+        raise _error(folder, [FILES["evaluation"], "shift"], shift, allowed)
+    if settings.runtime["numerics"] == "reference" and precision != "float32":
+        allowed = 'only "float32" while numerics is "reference" ("fast" allows it)'
+        raise _error(folder, [FILES["runtime"], "precision"], _short(precision), allowed)
+
+
+def _error(folder, keys, found, allowed):
+    file, *keys = keys
+    name = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
+    where = f"{folder / file}: {name}" if name else folder / file
+    return UserError(f"{where}: found {found}, allowed: {allowed}")
+
+
+def _short(value):
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,184 @@
+"""Training in stages (REFERENCE.md section 6).
+
+A recipe from the settings is a list of stages; each stage compiles anew, has its own early
+stopping and its own best weights. Models/<name>/ gets weights.h5 (the best epoch of the last
+stage), settings.json (resolved, with the versions) and history.csv (one row an epoch).
+"""
+
+import csv
+import json
+import math
+import os
+import random
+import time
+
+import numpy as np
+from tqdm import tqdm
+
+from . import backend, dataset, plots, runtime, weights
+from .errors import UserError
+from .generator import ImageFolderBatches
+from .pixels import enlarge
+from .prefetch import prefetch
+
+COLUMNS = (
+    "stage",
+    "epoch",
+    "loss",
+    "categorical_accuracy",
+    "val_loss",
+    "val_categorical_accuracy",
+    "seconds",
+    "images_per_second",
+)
+AUGMENTATION = (
+    "rotation_range",
+    "width_shift_range",
+    "height_shift_range",
+    "shear_range",
+    "zoom_range",
+    "horizontal_flip",
+)
+VALIDATION_BATCH = 32  # Keras' default, which the original leaves as it is
+
+
+def train(model, settings, name, recipe=None):
+    """Train `model` by the recipe `name`, keep the result in Models/<name>/; return history rows.
+
+    Raises UserError where the data are missing, or when the loss is no longer a number.
+    """
+    stages = (recipe or settings.recipe(name))["stages"]
+    validation = load_validation(settings)
+    data = [training_batches(settings, stage) for stage in stages]
+    folder = start_folder(settings, name)
+    rows = []
+
+    def keep_row(row):
+        rows.append(row)
+        with open(folder / "history.csv", "a", newline="") as file:
+            csv.DictWriter(file, COLUMNS).writerow(row)
+        plots.history(folder / "history.png", rows)
+
+    def keep_weights():
+        weights.save(model, folder / weights.FILE, weights.architecture_of(model, settings))
+
+    for number, (stage, batches) in enumerate(zip(stages, data), start=1):
+        if stage["seeds"]:
+            backend.set_seeds(**stage["seeds"])
+        label = f"{name} stage {number}/{len(stages)}"
+        for row in run_stage(model, stage, batches, validation, settings, label, keep_weights):
+            keep_row(dict(row, stage=number))
+    print(f"Best weights and history: {folder}", flush=True)
+    return rows
+
+
+def run_stage(model, stage, batches, validation, settings, label, keep_weights=lambda: None):
+    """Train one stage; yield a history row (without "stage") after each epoch.
+
+    Early stopping as in TensorFlow 2.4.1: a tie is no improvement, and the best weights are put
+    back only when the patience runs out, not when the epoch limit ends the stage.
+    """
+    speed = settings.runtime
+    backend.compile_model(
+        model,
+        stage["optimizer"],
+        stage["learning_rate"],
+        speed["steps_per_execution"],
+        speed["xla"],
+    )
+    best, best_weights, waited = -math.inf, None, 0
+    batches[0]  # Keras 2.4 asks for a batch before training starts, and its draws count
+    for epoch in range(1, stage["epochs"] + 1):
+        title = f"{label} epoch {epoch}/{stage['epochs']}"
+        started = time.perf_counter()
+        stream = prefetch(epoch_batches(batches, title), speed["prefetch_batches"])
+        logs = backend.fit_epoch(model, stream, len(batches))
+        seconds = time.perf_counter() - started
+        row = {"epoch": epoch, **logs, **validate(model, validation, settings)}
+        row.update(seconds=seconds, images_per_second=len(batches.files) / seconds)
+        print(
+            "{}: loss {loss:.4f}, accuracy {categorical_accuracy:.4f}, val_loss {val_loss:.4f}, "
+            "val_accuracy {val_categorical_accuracy:.4f}, {images_per_second:.1f} images/s".format(
+                title, **row
+            ),
+            flush=True,
+        )
+        yield row
+        if not all(math.isfinite(value) for value in row.values()):
+            raise UserError(
+                f"{title}: loss {row['loss']}, val_loss {row['val_loss']}: expected finite numbers;"
+                " lower the stage's learning_rate"
+            )
+        if row["val_categorical_accuracy"] > best:
+            best, waited = row["val_categorical_accuracy"], 0
+            best_weights = model.get_weights()
+            keep_weights()
+        else:
+            waited += 1
+            if stage["patience"] and waited >= stage["patience"]:
+                model.set_weights(best_weights)
+                break
+        batches.on_epoch_end()  # not after an early stop: its draw was never made there
+
+
+def epoch_batches(batches, title):
+    """Yield all batches in the order in which Keras 2.4's `fit` takes them from a Sequence."""
+    order = list(range(len(batches)))
+    random.shuffle(order)
+    for index in tqdm(order, desc=title, unit="batch", leave=False):
+        yield batches[index]
+
+
+def training_batches(settings, stage):
+    """Return the batches of the ETL'd JPEGs, augmented as `stage` says."""
+    return ImageFolderBatches(
+        settings.path("images_folder") / "Training",
+        stage["batch_size"],
+        settings.size,
+        seed=stage["generator_seed"],
+        limit=settings.runtime["max_train_images"],
+        threads=settings.runtime["threads"],
+        cache_mb=settings.runtime["image_cache_mb"],
+        **{key: stage[key] for key in AUGMENTATION},
+    )
+
+
+def load_validation(settings):
+    """Return the validation split: images uint8 (N, 48, 48), labels one-hot float32 (N, 7)."""
+    limit = settings.runtime["max_val_images"]
+    images, labels = dataset.load(settings.path("data_folder"), "val", limit)
+    return images, np.eye(len(dataset.CLASSES), dtype=np.float32)[labels]
+
+
+def validation_batches(validation, size):
+    """Yield (x float32 (B, size, size, 3), y), enlarged and never rounded, in the data's order."""
+    images, one_hot = validation
+    for start in range(0, len(images), VALIDATION_BATCH):
+        part = slice(start, start + VALIDATION_BATCH)
+        yield np.repeat(enlarge(images[part], size)[..., None], 3, axis=-1), one_hot[part]
+
+
+def validate(model, validation, settings):
+    """Return {"val_loss", "val_categorical_accuracy"}."""
+    steps = math.ceil(len(validation[0]) / VALIDATION_BATCH)
+    batches = prefetch(validation_batches(validation, settings.size), 2)
+    logs = backend.evaluate(model, batches, steps)
+    return {f"val_{key}": logs[key] for key in ("loss", "categorical_accuracy")}
+
+
+def start_folder(settings, name):
+    """Make Models/<name>/ with the run's settings and an empty history; keep an older run aside."""
+    folder = settings.path("models_folder") / name
+    if folder.exists():
+        aside = folder.with_name(f"{name}.previous")
+        if aside.exists():
+            for file in aside.iterdir():
+                file.unlink()
+            aside.rmdir()
+        os.replace(folder, aside)
+    folder.mkdir(parents=True)
+    record = {"settings": settings.resolved(), "versions": runtime.versions()}
+    (folder / "settings.json").write_text(json.dumps(record, indent=4) + "\n")
+    with open(folder / "history.csv", "w", newline="") as file:
+        csv.DictWriter(file, COLUMNS).writeheader()
+    return folder

@@ -1,0 +1,210 @@
+"""Weights in and out: HDF5 files in Keras' by-name layout, and TensorFlow object checkpoints.
+
+One layout serves the ImageNet file and our own: a group per layer, in it the variables named in
+the group's attribute `weight_names`. Variables are matched by name on every stack; a missing,
+surplus or misshapen one is an error.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from . import backend, downloads
+from .backbone import UNITS
+from .errors import UserError
+from .lhc import LHC
+
+HEAD = ("fc1", "fc2", "fc3")
+FILE = "weights.h5"
+
+
+def named_variables(model):
+    """Return {"layer/variable": variable} in the order in which the layers stand in the model."""
+    named = {}
+    for layer in model.layers:
+        parts = layer.parts if isinstance(layer, LHC) else {"": layer}
+        for prefix, part in parts.items():
+            for variable in part.weights:
+                leaf = variable.name.split("/")[-1].split(":")[0]
+                named["/".join(filter(None, (layer.name, prefix, leaf)))] = variable
+        if isinstance(layer, LHC) and layer.controller is not None:
+            named[f"{layer.name}/w"] = layer.w
+    return named
+
+
+def to_arrays(model):
+    """Return {"layer/variable": float32 array}."""
+    return {name: backend.to_numpy(variable) for name, variable in named_variables(model).items()}
+
+
+def assign(model, arrays, source, ignore=()):
+    """Put `arrays` ({"layer/variable": array}) into `model`.
+
+    `ignore` names layers or variables that may lack. Raises UserError, naming `source`, when a
+    variable is missing, surplus or misshapen; the model is then unchanged.
+    """
+    variables = named_variables(model)
+    wanted = {
+        name: variable
+        for name, variable in variables.items()
+        if name in arrays or not (name in ignore or name.split("/")[0] in ignore)
+    }
+    for problem, names in (
+        ("lacks", sorted(set(wanted) - set(arrays))),
+        ("has the unknown", sorted(set(arrays) - set(variables))),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise UserError(
+                f"{source} {problem} variable {names[0]}{more}; the network {model.name} has "
+                f"{len(variables)} variables: use the file made for this network"
+            )
+    for name, variable in wanted.items():
+        if tuple(variable.shape) != arrays[name].shape:
+            raise UserError(
+                f"{source}: variable {name} has shape {arrays[name].shape}, the network "
+                f"{model.name} expects {tuple(variable.shape)}: check target_size and LHC_Settings"
+            )
+    for name, variable in wanted.items():
+        variable.assign(arrays[name])
+
+
+def transfer(source, target):
+    """Copy every weight of `source` into `target` by name; what only `target` has stays."""
+    arrays = to_arrays(source)
+    assign(target, arrays, source.name, ignore=set(named_variables(target)) - set(arrays))
+
+
+def read_h5(path):
+    """Return ({"layer/variable": array}, attributes) of an HDF5 file in Keras' by-name layout."""
+    arrays = {}
+    try:
+        with h5py.File(path, "r") as file:
+            for layer in _texts(file.attrs["layer_names"]):
+                for name in _texts(file[layer].attrs["weight_names"]):
+                    short = name.split(":")[0]
+                    short = short[len(layer) + 1 :] if short.startswith(f"{layer}/") else short
+                    arrays[f"{layer}/{short}"] = file[layer][name][()]
+            return arrays, dict(file.attrs)
+    except (OSError, KeyError) as error:
+        raise UserError(
+            f"{path} is not a readable weights file ({error}): delete it and make or fetch it again"
+        ) from error
+
+
+def _texts(names):
+    return [name.decode() if isinstance(name, bytes) else name for name in names]
+
+
+def save(model, path, architecture):
+    """Write all weights and what shaped the network, atomically."""
+    by_layer = {}
+    for name, array in to_arrays(model).items():
+        layer, variable = name.split("/", 1)
+        by_layer.setdefault(layer, {})[f"{variable}:0"] = array
+    path = Path(path)
+    part = path.with_suffix(".part")
+    with h5py.File(part, "w") as file:
+        file.attrs["layer_names"] = [layer.encode() for layer in by_layer]
+        file.attrs["architecture"] = json.dumps(architecture)
+        for layer, arrays in by_layer.items():
+            group = file.create_group(layer)
+            group.attrs["weight_names"] = [name.encode() for name in arrays]
+            for name, array in arrays.items():
+                group.create_dataset(name, data=array)
+    os.replace(part, path)
+
+
+def load(model, path, architecture, ignore=()):
+    """Put one of our own weights files into `model`; `architecture` as given to `save`.
+
+    Raises UserError when the file was trained with another architecture.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path} is missing: run the training script that makes it")
+    arrays, attributes = read_h5(path)
+    found = json.loads(attributes.get("architecture", "null"))
+    if found != architecture:
+        raise UserError(
+            f"{path} was trained with another architecture: expected {_differences(architecture)}"
+            f", found {_differences(found)}: train again or use the settings it was trained with"
+        )
+    assign(model, arrays, path, ignore)
+
+
+def _differences(architecture):
+    return json.dumps(architecture)
+
+
+def load_trained(model, settings, name):
+    """Put the best weights of `Models/<name>` into `model`."""
+    path = settings.path("models_folder") / name / FILE
+    load(model, path, architecture_of(model, settings))
+
+
+def architecture_of(model, settings):
+    """Everything in the settings that shapes `model`, for storing beside its weights."""
+    shape = {"network": model.name, "target_size": settings.size}
+    return dict(shape, lhc=settings.lhc) if model.name != "ResNet34" else shape
+
+
+def load_start(model, settings):
+    """Start from the ImageNet file (REFERENCE.md section 4): everything but the dense head.
+
+    With "backbone_weights": "random" the fresh weights stay.
+    """
+    if settings.data["backbone_weights"] != "random":
+        path = downloads.ensure_imagenet(settings)
+        assign(model, read_h5(path)[0], path, ignore=HEAD)
+
+
+def checkpoint_key(name):
+    """Return the published checkpoints' key of variable `name` (REFERENCE.md section 9).
+
+    "stage2_unit1_sc/kernel" -> "conv3_1/convId/kernel"
+    """
+    layer, variable = name.split("/", 1)
+    stem = {"bn_data": "conv1/bn1", "conv0": "conv1/conv1", "bn0": "conv1/bn2", "bn1": "bn"}
+    unit = re.fullmatch(r"stage(\d)_unit(\d)_(\w+)", layer)
+    attention = re.fullmatch(r"lhc(\d)", layer)
+    if unit:
+        part = {"sc": "convId"}.get(unit[3], unit[3])
+        return f"conv{int(unit[1]) + 1}_{unit[2]}/{part}/{variable}"
+    if attention:
+        stage = int(attention[1])
+        if variable == "w":
+            return f"controller{stage}/w"
+        home = "conv1" if stage == 1 else f"conv{stage}_{UNITS[stage - 2]}"
+        variable = re.sub(r"^query_key_", "Wqk/", variable)
+        variable = variable.replace("temperature/", "Wp/").replace("value/", "Wv/")
+        return f"{home}/LHC_Module/{variable}"
+    return f"{stem.get(layer, layer)}/{variable}"
+
+
+def load_checkpoint(model, prefix):
+    """Put a TensorFlow object checkpoint in the published form into `model`, by name."""
+    import tensorflow as tf  # the file format is TensorFlow's own
+
+    suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+        keys = [
+            key[: -len(suffix)]
+            for key in reader.get_variable_to_shape_map()
+            # The optimizer's slots and the save counter are not the network's.
+            if key.endswith(suffix) and ".OPTIMIZER_SLOT" not in key and "/" in key[: -len(suffix)]
+            and not key.startswith(("optimizer/", "save_counter/"))
+        ]
+        stored = {key: reader.get_tensor(key + suffix) for key in keys}
+    except (ValueError, tf.errors.OpError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{prefix} is not a readable checkpoint ({reason}): run Download_Models.py"
+        ) from error
+    names = {checkpoint_key(name): name for name in named_variables(model)}
+    arrays = {names.get(key, key): np.asarray(array) for key, array in stored.items()}
+    assign(model, arrays, prefix)

@@ -1,0 +1,72 @@
+import pytest
+
+from src.cli import command, parse, settings_from
+from src.errors import UserError
+
+
+def test_settings_are_loaded(tmp_path):
+    (tmp_path / "Training_Settings.json").write_text('{"seed": 5}')
+    assert settings_from(["--settings", str(tmp_path)], "doc").training["seed"] == 5
+    assert settings_from([], "doc").training["seed"] == 1
+
+
+def test_options_of_a_script():
+    options = {
+        "--from": {"dest": "source", "metavar": "PATH"},
+        "--repeat": {"action": "store_true"},
+    }
+    args = parse(["--from", "x.csv", "--repeat"], "doc", options)
+    assert (args.source, args.repeat) == ("x.csv", True)
+    assert parse([], "doc", options).source is None
+
+
+def test_help_shows_the_docstring(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(["--help"], "What it does: 100 % of it.\n\n    a line as it stands", {})
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert "100 % of it.\n\n    a line as it stands\n" in shown
+    assert "--settings FOLDER" in shown
+
+
+@pytest.mark.parametrize(
+    "argv, word",
+    [(["--nonsense"], "--nonsense"), (["--settings"], "--settings"), (["--settings", "no"], "no:")],
+)
+def test_a_bad_command_line_is_one_line_and_code_2(capsys, argv, word):
+    @command
+    def main(argv=None):
+        parse(argv, "doc")
+        return 0
+
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1 and word in err
+
+
+def test_exit_codes(capsys):
+    @command
+    def main(argv=None):
+        if isinstance(argv, BaseException):
+            raise argv
+        return argv
+
+    assert main(0) == 0
+    assert main(1) == 1
+    assert main(UserError("two\nlines", code=4)) == 4
+    assert capsys.readouterr().err == "error: two lines\n"
+    assert main(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    with pytest.raises(ZeroDivisionError):  # a defect of ours keeps its traceback
+        main(ZeroDivisionError())
+
+
+def test_a_script_may_have_its_own_code_for_bad_input():
+    @command(bad_input=3)
+    def main(argv=None):
+        """Keep me."""
+        raise UserError("bad")
+
+    assert main([]) == 3
+    assert main.__doc__ == "Keep me."

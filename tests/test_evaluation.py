@@ -1,0 +1,165 @@
+"""Evaluation: the lines printed, the files kept, the metrics, and what happens when data lack."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import Controller_Downloaded_Eval
+import LHC_Eval
+from src import dataset, etl, evaluation, networks, settings, weights
+from src.errors import UserError
+
+TINY = Path(__file__).parent / "data" / "tiny_data"
+SIZE = 32
+SPLIT_LINES = ["Train Loss", "Train Perf", "Val Perf", "Test Perf", "Test Pred Repeated"]
+LINES = SPLIT_LINES + ["TTA Test Perf", "TTA Test Pred Repeated"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A settings folder for tiny nets, data and JPEGs, and a trained LHC-Net (random weights)."""
+    root = tmp_path_factory.mktemp("evaluation")
+    folder = root / "Settings"
+    folder.mkdir()
+    keys = ("data", "images", "models", "downloaded_models", "results")
+    changed = {
+        "Data": {f"{key}_folder": str(root / key) for key in keys},
+        "Training": {"target_size": SIZE},
+        "LHC": {"num_heads": [8, 8, 4, 2, 1], "pool_size": [3, 3, 3, 2, 1]},
+        "Evaluation": {"batch_size": 8},
+        "Runtime": {"max_test_images": 10},
+    }
+    for name, values in changed.items():
+        (folder / f"{name}_Settings.json").write_text(json.dumps(values))
+    shutil.copytree(TINY, root / "data")
+    etl.write_images(*dataset.load(TINY, "train"), root / "images", SIZE)
+    loaded = settings.load(folder)
+    network = networks.lhc_net(SIZE, loaded.lhc)
+    rng = np.random.RandomState(0)
+    for layer, spread in (("bn_data", 0.0), ("fc3", 1.0)):  # so that classes differ visibly
+        for variable in network.get_layer(layer).trainable_variables:
+            variable.assign(spread * rng.randn(*variable.shape))
+    target = root / "models" / "LHC"
+    target.mkdir(parents=True)
+    weights.save(network, target / "weights.h5", weights.architecture_of(network, loaded))
+    return root, folder, network
+
+
+@pytest.fixture(scope="module")
+def ran(world):
+    """What LHC_Eval.py printed and wrote."""
+    root, folder, _ = world
+    lines = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("builtins.print", lambda *words, **_: lines.append(" ".join(map(str, words))))
+        assert LHC_Eval.main(["--settings", str(folder)]) == 0
+    return lines, root / "results" / "LHC"
+
+
+def read(folder):
+    return json.loads((folder / "metrics.json").read_text()), np.load(folder / "predictions.npz")
+
+
+def test_prints_the_originals_lines(ran):
+    lines, _ = ran
+    assert lines[0] == "LHC_Net Perf:"
+    for line, label in zip(lines[1:], LINES):
+        value = r"\d+" if label.endswith("Repeated") else r"\d+\.\d{17}"
+        assert re.fullmatch(f"{label}:  {value}", line), line
+    assert len(lines) == 1 + len(LINES) + 1  # the last one says where the files lie
+
+
+def test_writes_all_files_whole(ran):
+    names = ["confusion_matrix.png", "metrics.json", "predictions.npz", "report.txt"]
+    assert sorted(path.name for path in ran[1].iterdir()) == names
+    report = (ran[1] / "report.txt").read_text()
+    assert report.count("precision") == 2 and "Surprise" in report
+
+
+def test_metrics_agree_with_what_was_printed_and_predicted(ran):
+    printed = dict(line.split(":  ") for line in ran[0][1:-1])
+    metrics, predictions = read(ran[1])
+    for split, label in (("val", "Val"), ("test", "Test"), ("tta_test", "TTA Test")):
+        probabilities = predictions[f"{split}_probabilities"]
+        images, labels = dataset.load(TINY, split[-4:].strip("_"), 10 if "test" in split else None)
+        assert probabilities.dtype == np.float32 and probabilities.shape == (len(images), 7)
+        accuracy = np.mean(probabilities.argmax(axis=1) == labels)
+        assert metrics[split]["accuracy"] == accuracy == float(printed[f"{label} Perf"])
+        error = np.sqrt(accuracy * (1 - accuracy) / len(labels))
+        assert metrics[split]["standard_error"] == pytest.approx(error)
+        assert metrics[split]["images"] == len(labels)
+    assert metrics["train"]["images"] == 35
+    assert metrics["train"]["loss"] == pytest.approx(float(printed["Train Loss"]), rel=1e-15)
+    assert metrics["test"]["repeated"] == int(printed["Test Pred Repeated"])
+    assert metrics["paper_test_accuracy_percent"]["best_run_with_tta"] == 74.42
+    assert metrics["settings"]["runtime"]["max_test_images"] == 10
+    assert "python" in metrics["versions"]
+
+
+def test_predictions_are_the_nets_in_the_datas_order(world, ran):
+    root, folder, network = world
+    loaded = settings.load(folder)
+    images, _ = dataset.load(TINY, "val")
+    grey = np.concatenate(list(evaluation.image_batches(images, loaded)))
+    expected = network.predict(np.repeat(grey[..., None], 3, axis=-1), verbose=0)
+    found = read(ran[1])[1]["val_probabilities"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    assert np.ptp(found, axis=0).max() > 1e-3  # the images differ
+
+
+def test_train_figures_are_those_of_the_jpegs(world, ran):
+    root, folder, network = world
+    files = [
+        path
+        for name in dataset.CLASSES
+        for path in sorted((root / "images" / "Training" / name).glob("*.jpeg"))
+    ]
+    labels = [dataset.CLASSES.index(path.parent.name) for path in files]
+    rgb = np.stack([np.asarray(Image.open(path)) for path in files]).astype(np.float32)
+    probabilities = network.predict(rgb, verbose=0)
+    train = read(ran[1])[0]["train"]
+    loss = -np.log(probabilities[np.arange(len(labels)), labels]).mean()
+    assert train["loss"] == pytest.approx(loss, rel=1e-4)
+    assert train["accuracy"] == np.mean(probabilities.argmax(axis=1) == labels)
+
+
+def test_cross_entropy_by_hand():
+    probabilities = np.full((2, 7), 0.1, np.float32)
+    probabilities[[0, 1], [3, 5]] = 0.4
+    found = evaluation.cross_entropy(np.array([3, 0], np.uint8), probabilities)
+    assert found == pytest.approx(-(np.log(0.4) + np.log(0.1)) / 2, rel=1e-6)
+    assert found == np.float32(found)
+
+
+def test_repeated_counts_rows_with_a_shared_highest_probability():
+    rows = np.array([[0.4, 0.4, 0.2], [0.2, 0.2, 0.6], [1 / 3, 1 / 3, 1 / 3]], np.float32)
+    assert evaluation.repeated(rows) == 2
+
+
+def test_missing_weights_say_what_to_do(world, capsys, tmp_path):
+    folder = shutil.copytree(world[1], tmp_path / "Settings")
+    data = json.loads((folder / "Data_Settings.json").read_text())
+    data.update(models_folder=str(tmp_path / "none"), results_folder=str(tmp_path / "results"))
+    data.update(downloaded_models_folder=str(tmp_path / "none"))
+    (folder / "Data_Settings.json").write_text(json.dumps(data))
+    for script, hint in ((LHC_Eval, "LHC_Train"), (Controller_Downloaded_Eval, "Download_Models")):
+        assert script.main(["--settings", str(folder)]) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: ") and hint in error, error
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    "key, hint", [("data_folder", "Download_Data.py"), ("images_folder", "ETL.py")]
+)
+def test_missing_data_say_what_to_do(world, capsys, tmp_path, key, hint):
+    loaded = settings.load(world[1])
+    loaded.data.update({key: str(tmp_path / "none"), "results_folder": str(tmp_path / "results")})
+    with pytest.raises(UserError, match=hint):
+        evaluation.evaluate(world[2], loaded, "LHC")
+    assert capsys.readouterr().out == "" and not (tmp_path / "results").exists()

@@ -1,0 +1,99 @@
+"""Pictures: written whole, drawn from what is given, without touching global state."""
+
+import random
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from src import plots
+from src.dataset import CLASSES
+
+ROWS = [
+    {
+        "stage": stage,
+        "epoch": epoch,
+        "loss": 2 / epoch,
+        "categorical_accuracy": 0.1 * epoch,
+        "val_loss": 3 / epoch,
+        "val_categorical_accuracy": 0.05 * epoch,
+        "seconds": 1.0,
+        "images_per_second": 10.0,
+    }
+    for stage in (1, 2)
+    for epoch in (1, 2, 3)
+]
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures drawn, kept as they are saved."""
+    kept, savefig = [], Figure.savefig
+
+    def keep(figure, *args, **kwargs):
+        kept.append(figure)
+        return savefig(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return kept
+
+
+def check_picture(path):
+    assert [file.name for file in path.parent.iterdir()] == [path.name]  # no part file left
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert len(np.unique(np.asarray(image.convert("L")))) > 10
+
+
+def test_confusion_matrix(tmp_path, figures):
+    labels, predictions = [0, 0, 0, 1, 2], [0, 0, 1, 1, 0]
+    path = tmp_path / "results" / "confusion_matrix.png"
+    plots.confusion_matrix(path, labels, predictions, CLASSES, "title")
+    check_picture(path)
+    axes = figures[0].axes[0]
+    texts = {text.get_position(): text.get_text() for text in axes.texts}
+    assert len(texts) == 49
+    # Positions are (predicted, true).
+    assert texts[0, 0] == "66.7 %\n2" and texts[1, 0] == "33.3 %\n1"
+    assert texts[0, 2] == "100.0 %\n1" and texts[2, 0] == "0.0 %\n0"
+    assert texts[6, 6] == "0.0 %\n0"  # a class without images
+
+
+def test_history(tmp_path, figures):
+    plots.history(tmp_path / "history.png", [{k: str(v) for k, v in row.items()} for row in ROWS])
+    check_picture(tmp_path / "history.png")
+    loss, accuracy = figures[0].axes
+    assert list(loss.lines[0].get_ydata()) == [row["loss"] for row in ROWS]
+    assert list(accuracy.lines[1].get_ydata()) == [row["val_categorical_accuracy"] for row in ROWS]
+    assert [text.get_text() for text in loss.texts] == ["stage 1", "stage 2"]
+    rings = [line.get_xdata()[0] for line in accuracy.lines if line.get_marker() == "o"]
+    assert rings == [3, 6]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_history_that_has_only_begun(tmp_path, count):
+    plots.history(tmp_path / "history.png", ROWS[:count])
+    check_picture(tmp_path / "history.png")
+
+
+def test_history_with_a_loss_that_is_no_number(tmp_path):
+    plots.history(tmp_path / "history.png", ROWS[:2] + [dict(ROWS[2], loss=np.nan, val_loss=np.nan)])
+    check_picture(tmp_path / "history.png")
+
+
+def test_sample_sheet(tmp_path, figures):
+    images = np.arange(5 * 48 * 48, dtype=np.uint8).reshape(5, 48, 48)
+    plots.sample_sheet(tmp_path / "sheet.png", images, [0, 0, 0, 1, 6], CLASSES, columns=2)
+    check_picture(tmp_path / "sheet.png")
+    shown = [len(axes.images) for axes in figures[0].axes]
+    assert shown == [1, 1, 1, 0] + [0] * 8 + [1, 0]
+
+
+def test_global_random_generators_are_untouched(tmp_path):
+    numpy_before, python_before = np.random.get_state()[1].copy(), random.getstate()
+    plots.confusion_matrix(tmp_path / "a.png", [0, 1], [0, 1], CLASSES, "title")
+    plots.history(tmp_path / "b.png", ROWS)
+    plots.sample_sheet(tmp_path / "c.png", np.zeros((1, 48, 48)), [0], CLASSES)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)
+    assert random.getstate() == python_before

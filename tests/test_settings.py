@@ -1,0 +1,291 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from src import settings as module
+from src.errors import UserError
+from src.settings import DEFAULTS, Settings, load, resolutions
+
+
+def write(folder, **files):
+    """Write {file name without _Settings.json: content or text} into a settings folder."""
+    for name, content in files.items():
+        text = content if isinstance(content, str) else json.dumps(content)
+        (folder / f"{name}_Settings.json").write_text(text, encoding="utf-8")
+    return folder
+
+
+def stage(**changes):
+    return {"optimizer": "sgd", "learning_rate": 0.01, "batch_size": 64, **changes}
+
+
+def lhc(*stages, **recipe):
+    return {"LHC": {"stages": list(stages), **recipe}}
+
+
+BAD = [  # file, content, words that the line must hold
+    ("Training", {"batchsize": [1, 1, 1]}, ["batchsize: found an unknown name", "batch_size"]),
+    ("Training", {"batch_size": [48, 64]}, ["batch_size: found [48, 64]", "a list of 3 whole"]),
+    ("Training", {"batch_size": [48, 64, 0]}, ["batch_size[2]: found 0", ">= 1"]),
+    ("Training", {"batch_size": [48, 64, 64.0]}, ["batch_size[2]: found 64.0", "whole"]),
+    ("Training", {"batch_size": [48, 64, True]}, ["batch_size[2]: found true", "whole"]),
+    ("Training", {"batch_size": "48"}, ['batch_size: found "48"', "a list of 3"]),
+    ("Training", {"rotation_range": [30, 10, 0]}, ["rotation_range: found", "a list of 2"]),
+    ("Training", {"rotation_range": [30, 181]}, ["rotation_range[1]: found 181", "0 to 180"]),
+    ("Training", {"rotation_range": [30, True]}, ["rotation_range[1]: found true", "a number"]),
+    ("Training", {"width_shift_range": [0, 1]}, ["width_shift_range[1]: found 1", "< 1"]),
+    ("Training", {"height_shift_range": [-0.1, 0]}, ["height_shift_range[0]: found -0.1", ">= 0"]),
+    ("Training", {"shear_range": [90, 0]}, ["shear_range[0]: found 90", "< 90"]),
+    ("Training", {"zoom_range": [1, 0]}, ["zoom_range[0]: found 1", "< 1"]),
+    ("Training", {"horizontal_flip": [1, True]}, ["horizontal_flip[0]: found 1", "true or false"]),
+    ("Training", {"learning_rate": [0, 1, 1]}, ["learning_rate[0]: found 0", "> 0"]),
+    ("Training", {"patience": [8, 8, None]}, ["patience[2]: found null", ">= 1"]),
+    ("Training", {"target_size": 31}, ["target_size: found 31", "from 32"]),
+    ("Training", {"seed": -1}, ["seed: found -1", "from 0"]),
+    ("Training", [], ["Training_Settings.json: found []", "an object with the keys"]),
+    ("LHC", {"num_heads": [8, 8, 7, 7]}, ["num_heads: found [8, 8, 7, 7]", "a list of 5"]),
+    ("LHC", {"num_heads": [8, 8, 7, 7, 2]}, ["num_heads[4]: found 2", "1, 7, 49 for the 7 x 7"]),
+    ("LHC", {"pool_size": [3, 3, 3, 3, 8]}, ["pool_size[4]: found 8", "1 to 7"]),
+    ("LHC", {"pool_size": [0, 3, 3, 3, 3]}, ["pool_size[0]: found 0", ">= 1"]),
+    ("LHC", {"kernel_size": [0, 3, 3, 3, 3]}, ["kernel_size[0]: found 0", ">= 1"]),
+    ("LHC", {"att_embed_dim": [0, 1, 1, 1, 1]}, ["att_embed_dim[0]: found 0", ">= 1"]),
+    ("LHC", {"norm_c": [1, 1, 1, 1, "1"]}, ['norm_c[4]: found "1"', "a finite number"]),
+    ("LHC", '{"norm_c": [NaN, 1, 1, 1, 1]}', ["found NaN", "finite"]),
+    ("LHC", '{"norm_c": [1, 1, 1, 1, -Infinity]}', ["found -Infinity", "finite"]),
+    ("LHC", '{"norm_c": [1, 1, 1, 1, 1e999]}', ["found 1e999", "finite"]),
+    ("LHC", '{"norm_c": [1, 1],\n "num_heads" 1}', ["line 2, column 14", "invalid JSON"]),
+    ("LHC", '{"norm_c": 1, "norm_c": 2}', ["norm_c: found 2 times"]),
+    ("LHC", "", ["line 1, column 1", "invalid JSON"]),
+    ("Modular", {"VGG": {}}, ["VGG: found an unknown name", "ResNet34"]),
+    ("Modular", lhc(), ["LHC.stages: found []", "at least one stage"]),
+    ("Modular", lhc({"optimizer": "sgd"}), ["LHC.stages[0].learning_rate: found nothing"]),
+    ("Modular", lhc(stage(optimizer="lion")), ["LHC.stages[0].optimizer: found", '"adam"']),
+    ("Modular", lhc(stage(), stage(zoom=1)), ["LHC.stages[1].zoom: found an unknown name"]),
+    ("Modular", lhc(stage(epochs=0)), ["LHC.stages[0].epochs: found 0", ">= 1"]),
+    ("Modular", lhc(stage(patience=0)), ["LHC.stages[0].patience: found 0", "or null"]),
+    ("Modular", lhc(stage(seeds={"numpy": 1})), ["LHC.stages[0].seeds.tensorflow: found nothing"]),
+    ("Modular", lhc(stage(), seeds={"numpy": 2**32}), ["LHC.seeds.numpy: found 4294967296"]),
+    ("Modular", {"Controller": {"initial_scalars": [0]}}, ["initial_scalars: found [0]", "of 5"]),
+    ("Data", {"source": "kaggle"}, ['source: found "kaggle"', '"sample"']),
+    ("Data", {"data_folder": " "}, ['data_folder: found " "', "folder"]),
+    ("Data", {"imagenet_url": "ftp://x"}, ["imagenet_url: found", "https://"]),
+    ("Data", {"imagenet_md5": "8caaa0"}, ["imagenet_md5: found", "32 hexadecimal"]),
+    ("Data", {"backbone_weights": "vgg"}, ["backbone_weights: found", ".h5"]),
+    ("Data", {"data_urls": {"x.csv": "https://x"}}, ["data_urls.x.csv: found an unknown name"]),
+    ("Data", {"class_counts": {"val": [1] * 6}}, ["class_counts.val: found", "a list of 7"]),
+    ("Data", {"class_counts": {"val": [0] * 7}}, ["class_counts.val: found", "not all of them 0"]),
+    ("Data", {"class_counts": {"val": [-1] * 7}}, ["class_counts.val[0]: found -1", ">= 0"]),
+    ("Data", {"published_models": {"LHC_Net": {"../x": "https://x"}}}, ['found "../x"', "plain"]),
+    ("Evaluation", {"batch_size": 0}, ["batch_size: found 0", ">= 1"]),
+    ("Evaluation", {"identity_weight": 1.5}, ["identity_weight: found 1.5", "whole"]),
+    ("Evaluation", {"rotation": 3.2}, ["rotation: found 3.2", "0 to pi"]),
+    ("Evaluation", {"shift": 113}, ["shift: found 113", "0 to 112"]),
+    ("Evaluation", {"crop": 0}, ["crop: found 0", "0.1 to 1"]),
+    ("Runtime", {"numerics": "quick"}, ['numerics: found "quick"', '"fast"']),
+    ("Runtime", {"precision": "float64"}, ['precision: found "float64"', '"bfloat16"']),
+    ("Runtime", {"precision": "bfloat16"}, ['precision: found "bfloat16"', 'is "reference"']),
+    ("Runtime", {"xla": 0}, ["xla: found 0", "true or false"]),
+    ("Runtime", {"threads": 0}, ["threads: found 0", "or null"]),
+    ("Runtime", {"image_cache_mb": -1}, ["image_cache_mb: found -1", ">= 0"]),
+    ("Runtime", {"prefetch_batches": -1}, ["prefetch_batches: found -1", ">= 0"]),
+    ("Runtime", {"steps_per_execution": 0}, ["steps_per_execution: found 0", ">= 1"]),
+    ("Runtime", {"max_epochs": 0}, ["max_epochs: found 0", ">= 1"]),
+    ("Runtime", {"max_train_images": 6}, ["max_train_images: found 6", ">= 7"]),
+    ("Extra", {}, ["Extra_Settings.json: found an unknown name", "Runtime_Settings.json"]),
+]
+
+
+@pytest.mark.parametrize("name, content, words", BAD, ids=[f"{b[0]}-{b[2][0]}" for b in BAD])
+def test_bad_input_is_one_clear_line(tmp_path, name, content, words):
+    write(tmp_path, **{name: content})
+    with pytest.raises(UserError) as caught:
+        load(tmp_path)
+    line = str(caught.value)
+    assert caught.value.code == 2
+    assert "\n" not in line
+    assert line.startswith(str(tmp_path / f"{name}_Settings.json"))
+    assert [word for word in words if word not in line] == []
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(UserError, match="nowhere: found no such folder"):
+        load(tmp_path / "nowhere")
+
+
+def test_defaults_must_be_complete(tmp_path, monkeypatch):
+    copy = tmp_path / "Settings"
+    shutil.copytree(str(DEFAULTS), str(copy))
+    monkeypatch.setattr(module, "DEFAULTS", copy)
+    assert load(copy).resolved() == load(tmp_path).resolved()
+    write(copy, Evaluation={"batch_size": 32})
+    with pytest.raises(UserError, match="Evaluation_Settings.json: identity_weight: found nothing"):
+        load(tmp_path)
+    (copy / "Evaluation_Settings.json").unlink()
+    with pytest.raises(UserError, match="Evaluation_Settings.json: found nothing"):
+        load(tmp_path)
+
+
+def test_heads_are_checked_at_the_size_in_use(tmp_path):
+    write(tmp_path, Training={"target_size": 48})
+    with pytest.raises(UserError, match=r"num_heads\[2\]: found 7, allowed: 1, 2, 3, 4, 6, 9, 12"):
+        load(tmp_path)
+    write(tmp_path, LHC={"num_heads": [8, 8, 4, 3, 1], "pool_size": [3, 3, 3, 3, 1]})
+    assert load(tmp_path).size == 48
+
+
+@pytest.mark.parametrize(
+    "size, expected",
+    [(224, [56, 56, 28, 14, 7]), (48, [12, 12, 6, 3, 2]), (33, [9, 9, 5, 3, 2])],
+)
+def test_resolutions(size, expected):
+    assert resolutions(size) == expected
+
+
+def test_resolutions_follow_the_convolutions():
+    for size in range(32, 300):
+        stem = (size + 2 * 3 - 7) // 2 + 1
+        sides = [(stem + 2 * 1 - 3) // 2 + 1]
+        sides.append(sides[0])
+        for _ in range(3):
+            sides.append((sides[-1] + 2 * 1 - 3) // 2 + 1)
+        assert resolutions(size) == sides
+
+
+def test_a_folder_holds_only_what_differs(tmp_path):
+    write(
+        tmp_path,
+        Training={"seed": 7},
+        Modular=lhc(stage(epochs=2)),
+        Data={"class_counts": {"val": [1] * 7}},
+        Runtime="\ufeff" + json.dumps({"max_epochs": 3}),
+    )
+    settings, default = load(tmp_path), load(DEFAULTS)
+    assert settings.training == {**default.training, "seed": 7}
+    assert settings.lhc == default.lhc
+    assert settings.modular["LHC"]["seeds"] == default.modular["LHC"]["seeds"]
+    assert [s["epochs"] for s in settings.modular["LHC"]["stages"]] == [2]
+    assert [s["epochs"] for s in settings.modular["ResNet34"]["stages"]] == [3, 3, 3]
+    counts = settings.data["class_counts"]
+    assert counts == {**default.data["class_counts"], "val": [1] * 7}
+    assert settings.folder == tmp_path
+
+
+def test_the_default_name_means_the_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load().folder == DEFAULTS
+    (tmp_path / "Settings").mkdir()
+    write(tmp_path / "Settings", Training={"seed": 9})
+    assert load().training["seed"] == 9
+
+
+def test_reduced_precision_needs_fast_numerics(tmp_path):
+    write(tmp_path, Runtime={"numerics": "fast", "precision": "bfloat16"})
+    assert load(tmp_path).runtime["precision"] == "bfloat16"
+
+
+def test_known_results_are_a_list_of_objects(tmp_path):
+    (tmp_path / "Known_Results.json").write_text('[{"value": 1.5}]')
+    assert load(tmp_path).known_results == [{"value": 1.5}]
+    (tmp_path / "Known_Results.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"Known_Results.json: \[0\]: found 1, allowed: an object"):
+        load(tmp_path)
+
+
+def test_resolved_settings_rebuild(tmp_path):
+    settings = load(write(tmp_path, Training={"seed": 3}))
+    again = Settings(json.loads(json.dumps(settings.resolved())))
+    assert again.resolved() == settings.resolved()
+    assert again.recipe("LHC_Net") == settings.recipe("LHC_Net")
+    # a run's stored settings are themselves a valid folder
+    write(tmp_path, Modular=settings.modular)
+    assert load(tmp_path).resolved() == settings.resolved()
+
+
+def test_what_is_handed_out_is_a_copy():
+    settings = load(DEFAULTS)
+    settings.recipe("LHC")["stages"][0]["epochs"] = -1
+    settings.resolved()["training"]["seed"] = -1
+    settings.architecture()["lhc"]["num_heads"][0] = -1
+    assert settings.resolved() == load(DEFAULTS).resolved()
+
+
+def test_paths_and_architecture():
+    settings = load(DEFAULTS)
+    assert settings.path("data_folder").name == settings.data["data_folder"]
+    assert settings.architecture() == {"target_size": 224, "lhc": settings.lhc}
+    assert settings.size == 224
+
+
+PLAIN = dict(
+    rotation_range=0,
+    width_shift_range=0,
+    height_shift_range=0,
+    shear_range=0,
+    zoom_range=0,
+    horizontal_flip=False,
+    epochs=300,
+    seeds=None,
+    generator_seed=None,
+)
+FIRST = dict(PLAIN, rotation_range=30, horizontal_flip=True)
+SECOND = dict(
+    PLAIN,
+    rotation_range=10,
+    width_shift_range=0.1,
+    height_shift_range=0.1,
+    zoom_range=0.1,
+    horizontal_flip=True,
+)
+
+
+def same(*seeds):
+    return dict(zip(("tensorflow", "python", "numpy"), seeds))
+
+
+def fit(base, optimizer, learning_rate, batch_size, patience, **changes):
+    step = dict(optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size)
+    return dict(base, patience=patience, **{**step, **changes})
+
+
+REFERENCE = {  # REFERENCE.md section 6
+    "check_rep": (
+        same(5678, 9101112, 131415),
+        [dict(fit(FIRST, "adam", 1e-4, 48, None), epochs=1)],
+    ),
+    "ResNet34": (
+        same(5678, 9101112, 131415),
+        [
+            fit(FIRST, "adam", 1e-4, 48, 30),
+            fit(SECOND, "sgd", 0.01, 64, 10),
+            dict(fit(PLAIN, "sgd", 0.01, 64, 5), seeds=same(1115, 1115, 1115)),
+        ],
+    ),
+    "LHC": (same(0, 0, 0), [fit(PLAIN, "sgd", 0.01, 64, 3)]),
+    "Controller": (same(0, 0, 0), [fit(PLAIN, "adam", 1e-4, 32, 1)]),
+    "LHC_Net": (
+        same(1, 1, 1),
+        [
+            dict(fit(FIRST, "adam", 1e-4, 48, 8), generator_seed=2),
+            dict(fit(SECOND, "sgd", 0.01, 64, 8), generator_seed=2),
+            dict(fit(PLAIN, "sgd", 0.01, 64, 8), generator_seed=3),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_the_default_recipes_are_the_reference(name):
+    recipe = load(DEFAULTS).recipe(name)
+    seeds, stages = REFERENCE[name]
+    assert recipe["seeds"] == seeds
+    assert recipe["stages"] == stages
+    if name == "Controller":
+        assert recipe["initial_scalars"] == [0, 0, 0, -1, -0.5]
+
+
+def test_reading_settings_needs_no_tensorflow():
+    code = "import sys, src.cli; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    assert subprocess.call([sys.executable, "-c", code], cwd=str(DEFAULTS.parent)) == 0
