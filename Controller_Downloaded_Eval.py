@@ -2,8 +2,9 @@
 
     python Controller_Downloaded_Eval.py
 
-Comes after Download_Models.py. Prints the accuracies with 17 decimals and writes Results/Controller_Downloaded/: metrics.json,
-predictions.npz (probabilities in the data's order), confusion_matrix.png and report.txt.
+Comes after Download_Models.py. Prints the accuracies with 17 decimals and writes
+Results/Controller_Downloaded/: metrics.json, predictions.npz (probabilities in the data's order),
+confusion_matrix.png of the test split with TTA, and report.txt (figures of each class).
 TIMELINE
 
 Expected result:
@@ -25,8 +26,7 @@ from src.cli import command, settings_from
 def main(argv=None):
     settings = settings_from(argv, __doc__)
     runtime.prepare(settings)
-    controllers = settings.recipe("Controller")["initial_scalars"]
-    network = networks.lhc_net(settings.size, settings.lhc, controllers)
+    network = networks.build("LHC_NetC", settings)
     folder = settings.path("downloaded_models_folder")
     weights.load_checkpoint(network, folder / "LHC_NetC" / "LHC_Net_Controller")
     evaluation.evaluate(network, settings, "Controller_Downloaded", "LHC_NetC", train=False)

@@ -3,8 +3,9 @@
     python Controller_Eval.py
     python Controller_Eval.py --settings Settings/Quickstart
 
-Comes after Controller_Train.py. Prints the accuracies with 17 decimals and writes Results/Controller/: metrics.json,
-predictions.npz (probabilities in the data's order), confusion_matrix.png and report.txt.
+Comes after Controller_Train.py. Prints the accuracies with 17 decimals and writes
+Results/Controller/: metrics.json, predictions.npz (probabilities in the data's order),
+confusion_matrix.png of the test split with TTA, and report.txt (figures of each class).
 TIMELINE
 
 Expected result:
@@ -28,8 +29,7 @@ from src.cli import command, settings_from
 def main(argv=None):
     settings = settings_from(argv, __doc__)
     runtime.prepare(settings)
-    controllers = settings.recipe("Controller")["initial_scalars"]
-    network = networks.lhc_net(settings.size, settings.lhc, controllers)
+    network = networks.build("LHC_NetC", settings)
     weights.load_trained(network, settings, "Controller")
     evaluation.evaluate(network, settings, "Controller")
     return 0

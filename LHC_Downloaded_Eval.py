@@ -2,8 +2,9 @@
 
     python LHC_Downloaded_Eval.py
 
-Comes after Download_Models.py. Prints the accuracies with 17 decimals and writes Results/LHC_Downloaded/: metrics.json,
-predictions.npz (probabilities in the data's order), confusion_matrix.png and report.txt.
+Comes after Download_Models.py. Prints the accuracies with 17 decimals and writes
+Results/LHC_Downloaded/: metrics.json, predictions.npz (probabilities in the data's order),
+confusion_matrix.png of the test split with TTA, and report.txt (figures of each class).
 TIMELINE
 
 Expected result:
@@ -25,7 +26,7 @@ from src.cli import command, settings_from
 def main(argv=None):
     settings = settings_from(argv, __doc__)
     runtime.prepare(settings)
-    network = networks.lhc_net(settings.size, settings.lhc)
+    network = networks.build("LHC_Net", settings)
     folder = settings.path("downloaded_models_folder")
     weights.load_checkpoint(network, folder / "LHC_Net" / "LHC_Net")
     evaluation.evaluate(network, settings, "LHC_Downloaded", train=False)

@@ -3,8 +3,9 @@
     python LHC_Eval.py
     python LHC_Eval.py --settings Settings/Quickstart
 
-Comes after LHC_Train.py. Prints the accuracies with 17 decimals and writes Results/LHC/: metrics.json,
-predictions.npz (probabilities in the data's order), confusion_matrix.png and report.txt.
+Comes after LHC_Train.py. Prints the accuracies with 17 decimals and writes
+Results/LHC/: metrics.json, predictions.npz (probabilities in the data's order),
+confusion_matrix.png of the test split with TTA, and report.txt (figures of each class).
 TIMELINE
 
 Expected result:
@@ -28,7 +29,7 @@ from src.cli import command, settings_from
 def main(argv=None):
     settings = settings_from(argv, __doc__)
     runtime.prepare(settings)
-    network = networks.lhc_net(settings.size, settings.lhc)
+    network = networks.build("LHC_Net", settings)
     weights.load_trained(network, settings, "LHC")
     evaluation.evaluate(network, settings, "LHC")
     return 0

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.dataset import CLASSES  # noqa: E402
 from src.etl import SUBFOLDER, write_images  # noqa: E402
-from src.generator import ImageFolderBatches  # noqa: E402
+from src.generator import ImageFolder, ImageFolderBatches  # noqa: E402
 
 SIZE = 224
 RECIPES = {  # name: batch size, augmentation, goal
@@ -67,7 +67,7 @@ def main(argv=None):
                     folder, (SIZE, SIZE), classes=list(CLASSES), batch_size=batch_size
                 )
             ours = ImageFolderBatches(
-                folder, batch_size, SIZE, threads=options.threads, **augmentation
+                ImageFolder(folder, SIZE, threads=options.threads), batch_size, **augmentation
             )
             first = rate(ours, options.images)
             pairs = [
@@ -96,7 +96,7 @@ def pictures(count):
 def warm_up(folder):
     """Compile the kernels before the clock runs."""
     for augmentation in ({}, {"rotation_range": 30}):
-        ImageFolderBatches(folder, 2, SIZE, limit=2, **augmentation)[0]
+        ImageFolderBatches(ImageFolder(folder, SIZE, limit=2), 2, **augmentation)[0]
 
 
 def rate(batches, images, epochs=1):

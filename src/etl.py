@@ -22,7 +22,7 @@ from src.pixels import enlarge
 
 SUBFOLDER = "Training"
 NOTE = "etl.json"
-PART = 32  # images per piece of work: at 224 pixels, 6 MB of float32
+PART = 8  # images per piece of work: at 224 pixels, 2 MB for each worker
 
 
 def write_images(images, labels, folder, size, threads=None, progress=False):

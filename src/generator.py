@@ -19,16 +19,8 @@ from src.errors import UserError
 from src.pixels import affine_batch
 
 
-class ImageFolderBatches(keras.utils.Sequence):
-    """Shuffled, augmented batches of the JPEGs in `folder`/<class>/, as Keras' generator's.
-
-    Item i is (x, y): x float32 (B, size, size, 3) in 0...255 with three equal channels, y float32
-    one-hot (B, classes). Ranges: `rotation_range` and `shear_range` in degrees, the shifts as
-    fractions of the size, `zoom_range` around 1; zero turns a part off.
-
-    Random numbers come from NumPy's global generator, as the original's do: without a `seed` they
-    go on from wherever it stands; with one, it is seeded with `seed` + batches given so far at
-    every request.
+class ImageFolder:
+    """The JPEGs in `folder`/<class>/, decoded to grey planes of `size` x `size`, uint8.
 
     limit: use only about so many images, each class keeping its share (at least one image each),
         the first ones in file order.
@@ -40,11 +32,63 @@ class ImageFolderBatches(keras.utils.Sequence):
     be read or has another size.
     """
 
+    def __init__(self, folder, size, limit=None, threads=None, cache_mb=2048, classes=CLASSES):
+        self.files, self.labels = list_images(folder, classes, limit)
+        self.classes = classes
+        self.size = size
+        self._threads = threads or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._threads)
+        self._cache = None
+        if len(self.files) * size * size <= cache_mb * 2**20:
+            # Memory is touched, and so taken, only as images are decoded.
+            self._cache = np.empty((len(self.files), size, size), np.uint8)
+            self._decoded = np.zeros(len(self.files), bool)
+
+    def __len__(self):
+        return len(self.files)
+
+    def grey(self):
+        """Return all grey planes in file order, uint8 (N, size, size), to be read only."""
+        rows = np.arange(len(self))
+        if self._cache is None:
+            return self.planes(rows)[0]
+        self.in_parallel(lambda part: self.planes(rows[part]), len(rows))
+        return self._cache
+
+    def planes(self, rows):
+        """Return an array of grey planes, and where in it the images `rows` lie."""
+        if self._cache is None:
+            planes = np.stack([read_grey(self.files[row], self.size) for row in rows])
+            return planes, np.arange(len(rows))
+        for row in rows:
+            if not self._decoded[row]:
+                self._cache[row] = read_grey(self.files[row], self.size)
+                self._decoded[row] = True
+        return self._cache, rows
+
+    def in_parallel(self, work, count):
+        """Call work(slice) for slices that cover `count` items, two per thread to even them out."""
+        edges = np.linspace(0, count, min(count, 2 * self._threads) + 1).astype(int)
+        for job in [self._pool.submit(work, slice(*edge)) for edge in zip(edges, edges[1:])]:
+            job.result()
+
+
+class ImageFolderBatches(keras.utils.Sequence):
+    """Shuffled, augmented batches of an ImageFolder, as Keras' generator's.
+
+    Item i is (x, y): x float32 (B, size, size, 3) in 0...255 with three equal channels, y float32
+    one-hot (B, classes). Ranges: `rotation_range` and `shear_range` in degrees, the shifts as
+    fractions of the size, `zoom_range` around 1; zero turns a part off.
+
+    Random numbers come from NumPy's global generator, as the original's do: without a `seed` they
+    go on from wherever it stands; with one, it is seeded with `seed` + batches given so far at
+    every request.
+    """
+
     def __init__(
         self,
-        folder,
+        images,
         batch_size,
-        size,
         rotation_range=0,
         width_shift_range=0,
         height_shift_range=0,
@@ -53,15 +97,11 @@ class ImageFolderBatches(keras.utils.Sequence):
         horizontal_flip=False,
         vertical_flip=False,
         seed=None,
-        limit=None,
-        threads=None,
-        cache_mb=2048,
-        classes=CLASSES,
     ):
         super().__init__()
-        self.files, self.labels = list_images(folder, classes, limit)
+        self.images = images
+        self.size = images.size
         self.batch_size = batch_size
-        self.size = size
         self.rotation_range = rotation_range
         self.width_shift_range = width_shift_range
         self.height_shift_range = height_shift_range
@@ -72,17 +112,10 @@ class ImageFolderBatches(keras.utils.Sequence):
         self.seed = seed
         self.batches_seen = 0
         self.order = None
-        self._one_hot = np.eye(len(classes), dtype=np.float32)
-        self._threads = threads or os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(self._threads)
-        self._cache = None
-        if len(self.files) * size * size <= cache_mb * 2**20:
-            # Memory is touched, and so taken, only as images are decoded.
-            self._cache = np.empty((len(self.files), size, size), np.uint8)
-            self._decoded = np.zeros(len(self.files), bool)
+        self._one_hot = np.eye(len(images.classes), dtype=np.float32)
 
     def __len__(self):
-        return math.ceil(len(self.files) / self.batch_size)
+        return math.ceil(len(self.images) / self.batch_size)
 
     def __getitem__(self, index):
         if not 0 <= index < len(self):
@@ -94,19 +127,10 @@ class ImageFolderBatches(keras.utils.Sequence):
             self.on_epoch_end()
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         parameters = self.draw_parameters(len(rows))
-        return self._transform(rows, *parameters), self._one_hot[self.labels[rows]]
+        return self._transform(rows, *parameters), self._one_hot[self.images.labels[rows]]
 
     def on_epoch_end(self):
-        self.order = np.random.permutation(len(self.files))
-
-    @property
-    def images(self):
-        """All images, in file order and not augmented: uint8 (N, size, size), to be read only."""
-        rows = np.arange(len(self.files))
-        if self._cache is None:
-            return self._planes(rows)[0]
-        self._in_parallel(lambda part: self._planes(rows[part]), len(rows))
-        return self._cache
+        self.order = np.random.permutation(len(self.images))
 
     def draw_parameters(self, count):
         """Draw the augmentation of `count` images from NumPy's global generator.
@@ -171,30 +195,13 @@ class ImageFolderBatches(keras.utils.Sequence):
         x = np.empty((len(rows), self.size, self.size, 3), np.float32)
 
         def work(part):
-            images, indices = self._planes(rows[part])
+            images, indices = self.images.planes(rows[part])
             affine_batch(
                 images, indices, matrices[part], offsets[part], flips[part], moved, x[part]
             )
 
-        self._in_parallel(work, len(rows))
+        self.images.in_parallel(work, len(rows))
         return x
-
-    def _planes(self, rows):
-        """An array of grey planes, and where in it the images `rows` lie; decodes what it must."""
-        if self._cache is None:
-            planes = np.stack([read_grey(self.files[row], self.size) for row in rows])
-            return planes, np.arange(len(rows))
-        for row in rows:
-            if not self._decoded[row]:
-                self._cache[row] = read_grey(self.files[row], self.size)
-                self._decoded[row] = True
-        return self._cache, rows
-
-    def _in_parallel(self, work, count):
-        """Call work(slice) for slices that cover `count` items, two per thread to even them out."""
-        edges = np.linspace(0, count, min(count, 2 * self._threads) + 1).astype(int)
-        for job in [self._pool.submit(work, slice(*edge)) for edge in zip(edges, edges[1:])]:
-            job.result()
 
 
 def list_images(folder, classes=CLASSES, limit=None):

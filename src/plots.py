@@ -56,7 +56,10 @@ def history(path, rows):
     figure = Figure(figsize=(10, 4.4))
     quantities = (("loss", "cross-entropy"), ("categorical_accuracy", "accuracy"))
     for axes, (key, label) in zip(figure.subplots(1, 2), quantities):
-        for prefix, name, colour in (("", "training", TRAINING), ("val_", "validation", VALIDATION)):
+        for prefix, name, colour in (
+            ("", "training", TRAINING),
+            ("val_", "validation", VALIDATION),
+        ):
             values = [row[prefix + key] for row in rows]
             axes.plot(epochs, values, ".-", color=colour, label=name)
         for start, end in zip(starts, starts[1:] + [len(rows)]):

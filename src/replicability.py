@@ -4,7 +4,8 @@ import subprocess
 
 import numpy as np
 
-from . import backend, evaluation, networks, runtime, settings as settings_module, training, weights
+from . import backend, evaluation, networks, runtime, training, weights
+from . import settings as settings_module
 
 IDENTICAL, REPEATABLE, NOT_REPEATABLE = 0, 1, 2  # the exit codes
 
@@ -20,7 +21,7 @@ def measure(settings):
     weights.load_start(network, settings)
     validation = training.load_validation(settings)
     for stage in recipe["stages"]:
-        batches = training.training_batches(settings, stage)
+        batches = training.training_batches(training.load_training(settings), stage)
         for _ in training.run_stage(network, stage, batches, validation, settings, "check_rep"):
             pass
     images, one_hot = validation

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from . import backend, dataset, plots, runtime, weights
 from .errors import UserError
-from .generator import ImageFolderBatches
+from .generator import ImageFolder, ImageFolderBatches
 from .pixels import enlarge
 from .prefetch import prefetch
 
@@ -49,7 +49,7 @@ def train(model, settings, name, recipe=None):
     """
     stages = (recipe or settings.recipe(name))["stages"]
     validation = load_validation(settings)
-    data = [training_batches(settings, stage) for stage in stages]
+    images = load_training(settings)
     folder = start_folder(settings, name)
     rows = []
 
@@ -62,9 +62,10 @@ def train(model, settings, name, recipe=None):
     def keep_weights():
         weights.save(model, folder / weights.FILE, weights.architecture_of(model, settings))
 
-    for number, (stage, batches) in enumerate(zip(stages, data), start=1):
+    for number, stage in enumerate(stages, start=1):
         if stage["seeds"]:
             backend.set_seeds(**stage["seeds"])
+        batches = training_batches(images, stage)
         label = f"{name} stage {number}/{len(stages)}"
         for row in run_stage(model, stage, batches, validation, settings, label, keep_weights):
             keep_row(dict(row, stage=number))
@@ -95,7 +96,7 @@ def run_stage(model, stage, batches, validation, settings, label, keep_weights=l
         logs = backend.fit_epoch(model, stream, len(batches))
         seconds = time.perf_counter() - started
         row = {"epoch": epoch, **logs, **validate(model, validation, settings)}
-        row.update(seconds=seconds, images_per_second=len(batches.files) / seconds)
+        row.update(seconds=seconds, images_per_second=len(batches.images) / seconds)
         print(
             "{}: loss {loss:.4f}, accuracy {categorical_accuracy:.4f}, val_loss {val_loss:.4f}, "
             "val_accuracy {val_categorical_accuracy:.4f}, {images_per_second:.1f} images/s".format(
@@ -129,17 +130,22 @@ def epoch_batches(batches, title):
         yield batches[index]
 
 
-def training_batches(settings, stage):
-    """Return the batches of the ETL'd JPEGs, augmented as `stage` says."""
-    return ImageFolderBatches(
+def load_training(settings):
+    """Return the ETL'd training JPEGs; one cache of decoded images serves all stages."""
+    return ImageFolder(
         settings.path("images_folder") / "Training",
-        stage["batch_size"],
         settings.size,
-        seed=stage["generator_seed"],
         limit=settings.runtime["max_train_images"],
         threads=settings.runtime["threads"],
         cache_mb=settings.runtime["image_cache_mb"],
-        **{key: stage[key] for key in AUGMENTATION},
+    )
+
+
+def training_batches(images, stage):
+    """Return the batches of an ImageFolder, augmented as `stage` says."""
+    augmentation = {key: stage[key] for key in AUGMENTATION}
+    return ImageFolderBatches(
+        images, stage["batch_size"], seed=stage["generator_seed"], **augmentation
     )
 
 

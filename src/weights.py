@@ -196,7 +196,9 @@ def load_checkpoint(model, prefix):
             key[: -len(suffix)]
             for key in reader.get_variable_to_shape_map()
             # The optimizer's slots and the save counter are not the network's.
-            if key.endswith(suffix) and ".OPTIMIZER_SLOT" not in key and "/" in key[: -len(suffix)]
+            if key.endswith(suffix)
+            and ".OPTIMIZER_SLOT" not in key
+            and "/" in key[: -len(suffix)]
             and not key.startswith(("optimizer/", "save_counter/"))
         ]
         stored = {key: reader.get_tensor(key + suffix) for key in keys}

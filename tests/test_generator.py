@@ -12,7 +12,7 @@ from PIL import Image
 from src.dataset import CLASSES, load
 from src.errors import UserError
 from src.etl import write_images
-from src.generator import ImageFolderBatches, list_images
+from src.generator import ImageFolder, ImageFolderBatches, list_images
 
 DATA = Path(__file__).parent / "data"
 REFERENCE = json.loads((DATA / "reference.json").read_text())
@@ -70,7 +70,7 @@ def test_batches_have_the_reference_digests(folder, case, cache_mb):
     np.random.seed(131415)
     seed = 2 if kind == "seeded" else None
     batches = ImageFolderBatches(
-        folder, 8, 224, seed=seed, threads=2, cache_mb=cache_mb, **RECIPES[recipe]
+        ImageFolder(folder, 224, threads=2, cache_mb=cache_mb), 8, seed=seed, **RECIPES[recipe]
     )
     assert len(batches) == 5
     for batch in expected:
@@ -90,7 +90,7 @@ def test_batches_have_the_reference_digests(folder, case, cache_mb):
 def test_draws_are_one_uniform_after_the_other(small, recipe):
     """The generator draws in bulk; image by image, NumPy must be left in the same state."""
     ranges = RECIPES[recipe]
-    batches = ImageFolderBatches(small, 6, 32, **ranges)
+    batches = ImageFolderBatches(ImageFolder(small, 32), 6, **ranges)
     np.random.seed(7)
     matrices, offsets, flips = batches.draw_parameters(6)
     state = np.random.get_state()[1:]
@@ -140,7 +140,7 @@ def test_batches_are_those_of_keras(small, recipe):
     )
     theirs = [(*sequence[i], np.random.random()) for i in (0, 1, 4)]
     np.random.seed(11)
-    sequence = ImageFolderBatches(small, 8, 32, **RECIPES[recipe])
+    sequence = ImageFolderBatches(ImageFolder(small, 32), 8, **RECIPES[recipe])
     ours = [(*sequence[i], np.random.random()) for i in (0, 1, 4)]
     for (our_x, our_y, our_next), (x, y, following) in zip(ours, theirs):
         assert our_next == following
@@ -154,7 +154,9 @@ def test_number_of_threads_and_python_randomness_do_not_matter(small):
     batches = []
     for threads in (1, 3):
         np.random.seed(0)
-        sequence = ImageFolderBatches(small, 10, 32, threads=threads, **RECIPES["stage2"])
+        sequence = ImageFolderBatches(
+            ImageFolder(small, 32, threads=threads), 10, **RECIPES["stage2"]
+        )
         batches.append([x for x, _ in (sequence[i] for i in range(len(sequence)))])
     assert all(np.array_equal(a, b) for a, b in zip(*batches))
     assert len(batches[0][-1]) == 5  # 35 images: the last batch is short
@@ -163,9 +165,9 @@ def test_number_of_threads_and_python_randomness_do_not_matter(small):
 
 def test_vertical_flip(small):
     np.random.seed(0)
-    plain, _ = ImageFolderBatches(small, 35, 32)[0]
+    plain, _ = ImageFolderBatches(ImageFolder(small, 32), 35)[0]
     np.random.seed(0)
-    sequence = ImageFolderBatches(small, 35, 32, vertical_flip=True)
+    sequence = ImageFolderBatches(ImageFolder(small, 32), 35, vertical_flip=True)
     flipped, _ = sequence[0]
     upside_down = [np.array_equal(a, b[::-1]) for a, b in zip(flipped, plain)]
     assert 5 < sum(upside_down) < 30
@@ -174,9 +176,9 @@ def test_vertical_flip(small):
 
 def test_images_are_the_decoded_files_in_order(small):
     for cache_mb in (2048, 0):
-        batches = ImageFolderBatches(small, 8, 32, cache_mb=cache_mb)
-        assert batches.images.dtype == np.uint8
-        for file, image in zip(batches.files, batches.images):
+        folder = ImageFolder(small, 32, cache_mb=cache_mb)
+        assert folder.grey().dtype == np.uint8
+        for file, image in zip(folder.files, folder.grey()):
             assert np.array_equal(np.asarray(Image.open(file)), np.stack([image] * 3, axis=-1))
 
 
@@ -186,7 +188,7 @@ def test_limit_keeps_the_classes_shares(tmp_path):
     folder = jpegs(tmp_path, 16, np.zeros((100, 48, 48), np.uint8), labels)
     files, labels = list_images(folder, limit=20)
     assert np.bincount(labels).tolist() == [4, 1, 2, 6, 2, 2, 4]
-    assert len(ImageFolderBatches(folder, 4, 16, limit=20).files) == len(files) == 21
+    assert len(ImageFolder(folder, 16, limit=20)) == len(files) == 21
     assert len(list_images(folder, limit=1000)[0]) == 100
 
 
@@ -201,11 +203,11 @@ def test_bad_folders_and_files(tmp_path):
     path = tmp_path / "Fear" / "Images0.jpeg"
     Image.new("RGB", (30, 32)).save(path)
     with pytest.raises(UserError, match=r"Images0.jpeg: expected 32 x 32 pixels, found 30 x 32"):
-        ImageFolderBatches(tmp_path, 4, 32)[0]
+        ImageFolderBatches(ImageFolder(tmp_path, 32), 4)[0]
     whole = path.read_bytes()
     for content in (b"", b"not a picture", whole[: len(whole) // 2]):
         path.write_bytes(content)
         with pytest.raises(UserError, match="Images0.jpeg: .*run ETL.py"):
-            ImageFolderBatches(tmp_path, 4, 32)[0]
+            ImageFolderBatches(ImageFolder(tmp_path, 32), 4)[0]
     with pytest.raises(IndexError):
-        ImageFolderBatches(tmp_path, 4, 32)[1]
+        ImageFolderBatches(ImageFolder(tmp_path, 32), 4)[1]

@@ -78,7 +78,9 @@ def test_history_that_has_only_begun(tmp_path, count):
 
 
 def test_history_with_a_loss_that_is_no_number(tmp_path):
-    plots.history(tmp_path / "history.png", ROWS[:2] + [dict(ROWS[2], loss=np.nan, val_loss=np.nan)])
+    plots.history(
+        tmp_path / "history.png", ROWS[:2] + [dict(ROWS[2], loss=np.nan, val_loss=np.nan)]
+    )
     check_picture(tmp_path / "history.png")
 
 

@@ -106,7 +106,9 @@ def test_views_are_the_references(shared, fer2013_validation):
 def test_probabilities_are_the_references(shared, fer2013_validation, tmp_path):
     pytest.importorskip("tensorflow")  # reads the checkpoint
     with tarfile.open(shared / "fixtures" / "published_models.tar.xz") as archive:
-        names = [n for n in archive.getnames() if n.split("/")[0] in ("LHC_Net", "LHC_Net_expected.npz")]
+        names = [
+            n for n in archive.getnames() if n.split("/")[0] in ("LHC_Net", "LHC_Net_expected.npz")
+        ]
         for name in names:
             archive.extract(name, tmp_path)
     network = networks.lhc_net(224, settings.load().lhc)
