@@ -12,7 +12,7 @@ FILTERS = (64, 128, 256, 512)
 
 
 def conv(x, filters, size, strides, name):
-    """Pad with zeros by size // 2 and convolve: (B, H, W, C) -> (B, ceil(H / strides), ..., filters)."""
+    """Pad with zeros by size // 2 and convolve: (B, H, W, C) -> (B, H/s, W/s, filters)."""
     if size > 1:
         x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
     return layers.Conv2D(

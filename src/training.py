@@ -5,7 +5,6 @@ stopping and its own best weights. Models/<name>/ gets weights.h5 (the best epoc
 stage), settings.json (resolved, with the versions) and history.csv (one row an epoch).
 """
 
-import csv
 import json
 import math
 import os
@@ -13,6 +12,7 @@ import random
 import time
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 from . import backend, dataset, plots, runtime, weights
@@ -55,8 +55,7 @@ def train(model, settings, name, recipe=None):
 
     def keep_row(row):
         rows.append(row)
-        with open(folder / "history.csv", "a", newline="") as file:
-            csv.DictWriter(file, COLUMNS).writerow(row)
+        write_history(folder / "history.csv", rows)
         plots.history(folder / "history.png", rows)
 
     def keep_weights():
@@ -185,6 +184,12 @@ def start_folder(settings, name):
     folder.mkdir(parents=True)
     record = {"settings": settings.resolved(), "versions": runtime.versions()}
     (folder / "settings.json").write_text(json.dumps(record, indent=4) + "\n")
-    with open(folder / "history.csv", "w", newline="") as file:
-        csv.DictWriter(file, COLUMNS).writeheader()
+    write_history(folder / "history.csv", [])
     return folder
+
+
+def write_history(path, rows):
+    """Write the rows, floats at full precision, atomically."""
+    part = path.with_suffix(".part")
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(part, index=False)
+    os.replace(part, path)
