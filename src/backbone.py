@@ -3,6 +3,7 @@
 Layer names are those of the ImageNet file, so its weights load by name.
 """
 
+from . import fast
 from .backend import keras
 
 layers = keras.layers
@@ -11,41 +12,70 @@ UNITS = (3, 4, 6, 3)
 FILTERS = (64, 128, 256, 512)
 
 
-def conv(x, filters, size, strides, name):
-    """Pad with zeros by size // 2 and convolve: (B, H, W, C) -> (B, H/s, W/s, filters)."""
-    if size > 1:
-        x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
-    return layers.Conv2D(
-        filters,
-        size,
-        strides=strides,
-        use_bias=False,
-        kernel_initializer="he_uniform",
-        name=name,
-    )(x)
+CONV = {"use_bias": False, "kernel_initializer": "he_uniform"}
 
 
-def norm_relu(x, norm_name, relu_name):
+class Reference:
+    """The parts of the net as the original builds them."""
+
+    norm = image_norm = layers.BatchNormalization
+
+    @staticmethod
+    def conv(x, filters, size, strides, name):
+        """Pad with zeros by size // 2, convolve: (B, H, W, C) -> (B, ceil(H / strides), ...)."""
+        if size > 1:
+            x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
+        return layers.Conv2D(filters, size, strides=strides, name=name, **CONV)(x)
+
+    image_conv = conv
+
+    @staticmethod
+    def pool(x, name):
+        """Halve H and W by the maxima of 3 x 3 pixels, those beyond the border being 0."""
+        x = layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
+        return layers.MaxPooling2D(3, strides=2, name=name)(x)
+
+
+class Fast(Reference):
+    """The same mathematics, names and variables with less memory traffic."""
+
+    norm, image_norm = fast.BatchNorm, fast.ImageNorm
+
+    @staticmethod
+    def conv(x, filters, size, strides, name):
+        if strides > 1:  # "same" would pad one side only
+            return Reference.conv(x, filters, size, strides, name)
+        return layers.Conv2D(filters, size, padding="same", name=name, **CONV)(x)
+
+    @staticmethod
+    def image_conv(maps, filters, size, strides, name):
+        return fast.ImageConv(filters, size, strides=strides, name=name, **CONV)(*maps)
+
+    @staticmethod
+    def pool(x, name):
+        return fast.MaxPooling(3, strides=2, name=name)(x)
+
+
+PARTS = {"reference": Reference, "fast": Fast}
+NORM = {"epsilon": 2e-5, "momentum": 0.99}
+
+
+def norm_relu(parts, x, norm_name, relu_name):
     """Batch normalisation and ReLU, any shape."""
-    x = batch_norm(norm_name)(x)
+    x = parts.norm(name=norm_name, **NORM)(x)
     return layers.Activation("relu", name=relu_name)(x)
 
 
-def batch_norm(name, **kwargs):
-    return layers.BatchNormalization(epsilon=2e-5, momentum=0.99, name=name, **kwargs)
-
-
-def stem(x):
+def stem(parts, x):
     """(B, S, S, 3) grey levels 0...255 -> (B, S/4, S/4, 64)."""
     # float32 whatever the policy: bfloat16 would round the grey levels above 256 steps away.
-    x = batch_norm("bn_data", scale=False, dtype="float32")(x)
-    x = conv(x, 64, 7, 2, "conv0")
-    x = norm_relu(x, "bn0", "relu0")
-    x = layers.ZeroPadding2D(1, name="pooling0_pad")(x)
-    return layers.MaxPooling2D(3, strides=2, name="pooling0")(x)
+    x = parts.image_norm(name="bn_data", scale=False, dtype="float32", **NORM)(x)
+    x = parts.image_conv(x, 64, 7, 2, "conv0")
+    x = norm_relu(parts, x, "bn0", "relu0")
+    return parts.pool(x, "pooling0")
 
 
-def unit(x, stage, number, shortcut_first):
+def unit(parts, x, stage, number, shortcut_first):
     """Residual unit `number` of `stage` (both from 1); the first of a stage may halve H and W.
 
     `shortcut_first` decides only in which order the convolutions are created, which is the order
@@ -54,30 +84,31 @@ def unit(x, stage, number, shortcut_first):
     name = f"stage{stage}_unit{number}"
     filters = FILTERS[stage - 1]
     strides = 2 if number == 1 and stage > 1 else 1
-    y = norm_relu(x, f"{name}_bn1", f"{name}_relu1")
+    y = norm_relu(parts, x, f"{name}_bn1", f"{name}_relu1")
     activated, shortcut = y, x
     if number == 1 and shortcut_first:
-        shortcut = conv(activated, filters, 1, strides, f"{name}_sc")
-    y = conv(y, filters, 3, strides, f"{name}_conv1")
-    y = norm_relu(y, f"{name}_bn2", f"{name}_relu2")
-    y = conv(y, filters, 3, 1, f"{name}_conv2")
+        shortcut = parts.conv(activated, filters, 1, strides, f"{name}_sc")
+    y = parts.conv(y, filters, 3, strides, f"{name}_conv1")
+    y = norm_relu(parts, y, f"{name}_bn2", f"{name}_relu2")
+    y = parts.conv(y, filters, 3, 1, f"{name}_conv2")
     if number == 1 and not shortcut_first:
-        shortcut = conv(activated, filters, 1, strides, f"{name}_sc")
+        shortcut = parts.conv(activated, filters, 1, strides, f"{name}_sc")
     return layers.Add(name=f"{name}_add")([y, shortcut])
 
 
-def features(x, after_stage=None):
+def features(x, after_stage=None, numerics="reference"):
     """The whole backbone: (B, S, S, 3) -> (B, S/32, S/32, 512).
 
     `after_stage(x, index)` is called after the stem (0) and after each stage (1...4) and returns
     the tensor that goes on: that is where LHC-Net puts its attention modules.
     """
-    x = stem(x)
+    parts = PARTS[numerics]
+    x = stem(parts, x)
     if after_stage:
         x = after_stage(x, 0)
     for stage, units in enumerate(UNITS, start=1):
         for number in range(1, units + 1):
-            x = unit(x, stage, number, shortcut_first=after_stage is None)
+            x = unit(parts, x, stage, number, shortcut_first=after_stage is None)
         if after_stage:
             x = after_stage(x, stage)
-    return norm_relu(x, "bn1", "relu1")
+    return norm_relu(parts, x, "bn1", "relu1")

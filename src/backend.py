@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 if sys.version_info >= (3, 9):
     import keras
@@ -42,6 +42,7 @@ reshape = _either("reshape", "reshape")
 stack = _either("stack", "stack")
 concatenate = _either("concatenate", "concat")
 mean = _either("mean", "reduce_mean")
+sum = _either("sum", "reduce_sum")
 power = _either("power", "pow")
 softmax = _either("softmax", "nn.softmax")
 sigmoid = _either("sigmoid", "sigmoid")
@@ -54,6 +55,35 @@ broadcast_to = _either("broadcast_to", "broadcast_to")
 floor = _either("floor", "floor")
 minimum = _either("minimum", "minimum")
 maximum = _either("maximum", "maximum")
+where = _either("where", "where")
+pad = _either("pad", "pad")
+einsum = _either("einsum", "einsum")
+rsqrt = _either("rsqrt", "math.rsqrt")
+zeros_like = _either("zeros_like", "zeros_like")
+stop_gradient = _either("stop_gradient", "stop_gradient")
+conv = functools.partial(  # at stride 1, without padding
+    _either("conv", "nn.conv2d"), strides=1, padding="valid" if GENERATION == 3 else "VALID"
+)
+
+
+def custom_gradient(function):
+    """Let function(*x) -> (y, gradient), gradient(dy) -> dx, take part in differentiation."""
+
+    def wrapped(*x):
+        y, gradient = function(*x)
+        # PyTorch's way is to pass x again and dy by name.
+        return y, lambda *args, upstream=None: gradient(args[0] if upstream is None else upstream)
+
+    return ops.custom_gradient(wrapped)
+
+
+def materialise(tensor):
+    """Return the tensor; where a compiler would compute it anew for each use, keep it in memory."""
+    if NAME == "jax":
+        import jax
+
+        return jax.lax.optimization_barrier(tensor)
+    return tensor
 
 
 def to_numpy(tensor):
@@ -167,7 +197,7 @@ def fit_epoch(model, batches, steps):
         first = next(batches)
         model._symbolic_build(data_batch=first)
         batches = _chain(first, batches)
-    history = model.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0).history
+    history = model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0).history
     return {name: values[0] for name, values in history.items()}
 
 

@@ -1,6 +1,7 @@
 """Local multi-Head Channel self-attention (LHC), REFERENCE.md section 5, paper section 2."""
 
 from . import backend as B
+from . import fast
 from .backend import keras
 
 
@@ -88,7 +89,10 @@ class LHC(keras.layers.Layer):
             dense.build((None, channels, length))
         self.value = keras.layers.Conv2D(channels, self.kernel_size, padding="same", name="value")
         self.value.build(input_shape)
-        self.temperature = keras.layers.Dense(channels, activation="sigmoid", name="temperature")
+        # float32 whatever the policy: an exponent rounded to bfloat16 moves the temperature by 1 %.
+        self.temperature = keras.layers.Dense(
+            channels, activation="sigmoid", name="temperature", dtype="float32"
+        )
         self.temperature.build((None, self.num_heads, channels))
         if self.controller is not None:
             self.w = self.add_weight(
@@ -105,6 +109,23 @@ class LHC(keras.layers.Layer):
         parts = {dense.name: dense for dense in self.query_key}
         parts.update(value=self.value, temperature=self.temperature)
         return parts
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        config = super().get_config()
+        for name in (
+            "num_heads",
+            "att_embed_dim",
+            "kernel_size",
+            "pool_size",
+            "norm_c",
+            "controller",
+            "numerics",
+        ):
+            config[name] = getattr(self, name)
+        return config
 
     def call(self, x):
         attend = self._attend_reference if self.numerics == "reference" else self._attend_fast
@@ -138,3 +159,37 @@ class LHC(keras.layers.Layer):
         y = B.matmul(B.softmax(scores, axis=-1), value)  # (B, heads, C, l)
         # (B, heads, C, l) -> (B, heads, l, C) -> (B, H, W, C)
         return B.reshape(B.transpose(y, (0, 1, 3, 2)), (-1,) + self.spatial)
+
+    def _attend_fast(self, x):
+        """The same with batched matrix products; channels stay the last axis of everything.
+
+        Two shortcuts: the mean of S over the keys is q times the mean key, and dividing q by the
+        temperature divides S. Temperature and softmax are computed in float32.
+        """
+        moved = B.transpose(x, (1, 2, 0, 3))  # (H, W, B, C)
+        size = self.pool_size
+        average = fast.average_pool(moved, size, axis=0)
+        maximum = fast.max_pool(moved, size, 1, fast.same(size), float("-inf"), axis=0)
+        value = self._heads(fast.average_pool(self.value(x), 3))
+        # One product per head for all images; d is rounded up, as matrix units want it.
+        extra = [0, -self.att_embed_dim % 8]
+        kernel = B.stack([B.cast(dense.kernel, x.dtype) for dense in self.query_key])
+        kernel = B.pad(B.transpose(kernel, (0, 2, 1)), [[0, 0], extra, [0, 0]])
+        bias = B.stack([B.cast(dense.bias, x.dtype) for dense in self.query_key])
+        bias = B.pad(bias, [[0, 0], extra])
+        query, key = (self._embed(part, kernel, bias) for part in (average, maximum))
+        wide = B.cast(query, "float32")  # (heads, d, B, C)
+        mean_key = B.mean(B.cast(key, "float32"), axis=-1, keepdims=True)
+        temperature = self.temperature(B.sum(wide * mean_key, axis=1))  # (heads, B, C)
+        scale = B.power(float(self.att_embed_dim), -(self.norm_c + temperature))
+        query = B.cast(wide * scale[:, None], x.dtype)
+        query, key = (B.transpose(part, (2, 0, 1, 3)) for part in (query, key))
+        scores = B.einsum("bndc,bndk->bnck", query, key)
+        attention = B.cast(B.softmax(B.cast(scores, "float32"), axis=-1), x.dtype)
+        return B.reshape(B.einsum("bnlk,bnck->bnlc", value, attention), (-1,) + self.spatial)
+
+    def _embed(self, x, kernel, bias):
+        """(H, W, B, C) -> (heads, d, B, C)."""
+        heads, width, length = kernel.shape
+        embedded = B.matmul(kernel, B.reshape(x, (heads, length, -1)))
+        return B.reshape(embedded, (heads, width, -1, x.shape[-1])) + bias[:, :, None, None]

@@ -8,8 +8,7 @@ layers = keras.layers
 
 
 def classification_head(x, seeds):
-    """(B, h, w, 512) -> class probabilities (B, 7); `seeds` of the first two Dense kernels."""
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    """Pooled features (B, 512) -> probabilities (B, 7); `seeds` of the first two Dense kernels."""
     for number, (units, seed) in enumerate(zip((4096, 1024), seeds), start=1):
         x = layers.Dense(
             units,
@@ -23,10 +22,12 @@ def classification_head(x, seeds):
 
 
 @keep_python_random
-def resnet34(size):
+def resnet34(size, numerics="reference"):
     """ResNet34v2 with the classification head: (B, size, size, 3) -> (B, 7)."""
     image = layers.Input((size, size, 3), name="image")
-    probabilities = classification_head(backbone.features(image), seeds=(3, 4))
+    features = backbone.features(image, numerics=numerics)
+    pooled = layers.GlobalAveragePooling2D(name="pool")(features)
+    probabilities = classification_head(pooled, seeds=(3, 4))
     return keras.Model(image, probabilities, name="ResNet34")
 
 
@@ -50,15 +51,18 @@ def lhc_net(size, lhc, controllers=None, numerics="reference"):
             name=f"lhc{stage + 1}",
         )(x)
 
-    features = backbone.features(image, after_stage=attention)
-    probabilities = classification_head(features, seeds=(None, None))
+    features = backbone.features(image, after_stage=attention, numerics=numerics)
+    # Not the mean that ResNet34 takes: a pooling layer's gradient rounds differently, and the
+    # original's LHC-Net has a pooling layer here.
+    pooled = layers.AveragePooling2D(features.shape[1], name="pool")(features)
+    probabilities = classification_head(layers.Flatten(name="flatten")(pooled), seeds=(None, None))
     return keras.Model(image, probabilities, name="LHC_Net" if controllers is None else "LHC_NetC")
 
 
 def build(name, settings):
     """Return the untrained network "ResNet34", "LHC_Net" or "LHC_NetC" as the settings shape it."""
     if name == "ResNet34":
-        return resnet34(settings.size)
+        return resnet34(settings.size, settings.runtime["numerics"])
     scalars = settings.modular["Controller"]["initial_scalars"] if name == "LHC_NetC" else None
     return lhc_net(settings.size, settings.lhc, scalars, settings.runtime["numerics"])
 

@@ -1,20 +1,25 @@
 """check_rep: does one epoch here give the paper's number, bit for bit? (REFERENCE.md section 7)"""
 
+import json
 import subprocess
 
 import numpy as np
 
 from . import backend, evaluation, networks, runtime, training, weights
 from . import settings as settings_module
+from .errors import UserError
 
 IDENTICAL, REPEATABLE, NOT_REPEATABLE = 0, 1, 2  # the exit codes
 
 # What a table entry may say about its machine, and the name of it in `runtime.versions()`.
 CONDITIONS = ("tensorflow", "python", "gpus", "driver", "cuda", "cudnn")
+# Runtime settings that cannot change the value.
+NEUTRAL = ("image_cache_mb", "prefetch_batches", "max_epochs", "max_test_images")
 
 
 def measure(settings):
     """Train one epoch from the fixed seeds; return the validation cross-entropy (float32)."""
+    expected_entry(settings, {})  # rather than find out about a bad table after the training
     recipe = settings.recipe("check_rep")
     backend.set_seeds(**recipe["seeds"])
     network = networks.build("ResNet34", settings)
@@ -30,13 +35,22 @@ def measure(settings):
     return np.float32(evaluation.cross_entropy(one_hot.argmax(axis=1), probabilities))
 
 
-def expected_entry(known_results, found):
+def expected_entry(settings, found):
     """Return the table's expected entry that is nearest to this stack, and to the paper's if none.
 
     An entry with "expected": true carries the value to reproduce; where there are several, the one
-    made by the running TensorFlow counts.
+    made by the running TensorFlow counts. Raises UserError where the table is not usable.
     """
-    entries = [entry for entry in known_results if entry.get("expected")]
+    file = settings.folder / settings_module.KNOWN_RESULTS
+    for entry in settings.known_results:
+        if not isinstance(entry.get("name"), str) or type(entry.get("value")) not in (int, float):
+            raise UserError(
+                f"{file}: found {json.dumps(entry)[:80]}, allowed: objects with at least a "
+                '"name" (text) and a "value" (number)'
+            )
+    entries = [entry for entry in settings.known_results if entry.get("expected") is True]
+    if not entries:
+        raise UserError(f'{file}: found no entry with "expected": true, allowed: one or more')
     for entry in entries:
         if entry.get("tensorflow") == found.get("tensorflow"):
             return entry
@@ -56,13 +70,25 @@ def differences(entry, found, settings):
         for name in CONDITIONS
         if name in entry and not _same(entry[name], found.get(name))
     ]
-    defaults = settings_module.load(entry.get("settings", settings.folder)).resolved()
-    here = settings.resolved()
-    for file, part in here.items():
-        for key, value in part.items():
-            if file in ("training", "modular", "runtime") and value != defaults[file][key]:
-                lines.append(f"setting {key}: {value} here, {defaults[file][key]} there")
+    root = settings_module.DEFAULTS.parent
+    there = _decisive(settings_module.load(root / entry.get("settings", "Settings")))
+    here = _decisive(settings)
+    for key in {**here, **there}:
+        if here.get(key) != there.get(key):
+            lines.append(f"setting {key}: {here.get(key)} here, {there.get(key)} there")
     return lines
+
+
+def _decisive(settings):
+    """Return the settings that decide the value, flat: {name: value}."""
+    recipe = settings.recipe("check_rep")
+    decisive = {key: settings.data[key] for key in ("source", "backbone_weights")}
+    decisive["target_size"] = settings.size
+    decisive.update({key: v for key, v in settings.runtime.items() if key not in NEUTRAL})
+    decisive.update({f"check_rep seed {key}": v for key, v in (recipe["seeds"] or {}).items()})
+    for number, stage in enumerate(recipe["stages"], start=1):
+        decisive.update({f"check_rep stage {number} {key}": v for key, v in stage.items()})
+    return decisive
 
 
 def environment():
@@ -73,7 +99,7 @@ def environment():
 def report(values, settings):
     """Print everything about the measured `values`; return the exit code."""
     found = environment()
-    entry = expected_entry(settings.known_results, found)
+    entry = expected_entry(settings, found)
     expected = np.float32(entry["value"])
     distances = [steps_between(value, expected) for value in values]
     repeatable = len(set(values)) == 1

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import random
+import shutil
 import time
 
 import numpy as np
@@ -177,9 +178,7 @@ def start_folder(settings, name):
     if folder.exists():
         aside = folder.with_name(f"{name}.previous")
         if aside.exists():
-            for file in aside.iterdir():
-                file.unlink()
-            aside.rmdir()
+            shutil.rmtree(aside)
         os.replace(folder, aside)
     folder.mkdir(parents=True)
     record = {"settings": settings.resolved(), "versions": runtime.versions()}

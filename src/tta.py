@@ -87,11 +87,11 @@ class View(keras.layers.Layer):
         grey, rows = inputs
         size = grey.shape[1]
         view = {name: rows[0, i] for i, name in enumerate(COLUMNS)}
-        pixels = np.arange(size, dtype=np.float32)
+        pixels = B.convert(np.arange(size, dtype=np.float32))
 
         # Flip, cut out the centre, and enlarge it: columns first, then rows. An uncropped image
         # comes through unchanged, since its weights are zero.
-        position = (pixels + np.float32(0.5)) * view["crop_scale"] - np.float32(0.5)
+        position = (pixels + 0.5) * view["crop_scale"] - 0.5
         below = B.floor(position)
         weight = position - below
         last = view["crop_length"] - 1
@@ -108,7 +108,7 @@ class View(keras.layers.Layer):
         # Rotate: output pixel (x, y) reads at a position of its own, outside the image from the
         # nearest border. (Whole grids, since TensorFlow's graph optimizer adds operands of unequal
         # shapes in another order, which changes last bits.)
-        out_x, out_y = np.meshgrid(pixels, pixels)
+        out_y, out_x = (B.convert(grid) for grid in np.indices((size, size), np.float32))
         x = view["x_by_x"] * out_x + view["x_by_y"] * out_y + view["x_offset"]
         y = view["y_by_x"] * out_x + view["y_by_y"] * out_y + view["y_offset"]
         x = B.minimum(B.maximum(x, 0.0), size - 1.0)
@@ -158,7 +158,7 @@ def average(model, views, weights, batches, count):
             total = np.float32(0)
             tensor = B.convert(grey)  # to the device once, not once a view
             for view, weight in zip(views, weights):
-                rows = np.tile(view, (len(grey), 1))
+                rows = B.convert(np.tile(view, (len(grey), 1)))
                 total = total + weight * model.predict_on_batch([tensor, rows])
                 progress.update(len(grey))
             means.append(total / weights.sum())

@@ -80,7 +80,7 @@ def transfer(source, target):
 
 
 def read_h5(path):
-    """Return ({"layer/variable": array}, attributes) of an HDF5 file in Keras' by-name layout."""
+    """Return ({"layer/variable": array}, architecture or None) of an HDF5 file in Keras' layout."""
     arrays = {}
     try:
         with h5py.File(path, "r") as file:
@@ -89,10 +89,13 @@ def read_h5(path):
                     short = name.split(":")[0]
                     short = short[len(layer) + 1 :] if short.startswith(f"{layer}/") else short
                     arrays[f"{layer}/{short}"] = file[layer][name][()]
-            return arrays, dict(file.attrs)
-    except (OSError, KeyError) as error:
+            return arrays, json.loads(file.attrs.get("architecture", "null"))
+    # What h5py raises depends on its version and on which bytes are damaged.
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"{path} is not a readable weights file ({error}): delete it and make or fetch it again"
+            f"{path} is not a readable weights file ({reason}): delete it and make it or fetch it "
+            "again"
         ) from error
 
 
@@ -125,19 +128,27 @@ def load(model, path, architecture, ignore=()):
     Raises UserError when the file was trained with another architecture.
     """
     if not Path(path).is_file():
-        raise UserError(f"{path} is missing: run the training script that makes it")
-    arrays, attributes = read_h5(path)
-    found = json.loads(attributes.get("architecture", "null"))
+        script = f"{Path(path).parent.name}_Train.py"
+        raise UserError(f"{path} is missing: run {script} first, with the same settings folder")
+    arrays, found = read_h5(path)
     if found != architecture:
         raise UserError(
-            f"{path} was trained with another architecture: expected {_differences(architecture)}"
-            f", found {_differences(found)}: train again or use the settings it was trained with"
+            f"{path} was trained with another architecture: {_differences(architecture, found)}; "
+            "train again or use the settings it was trained with"
         )
     assign(model, arrays, path, ignore)
 
 
-def _differences(architecture):
-    return json.dumps(architecture)
+def _differences(expected, found):
+    """Return what differs, as "target_size: found 48, expected 224"."""
+    expected, found = (dict(part or {}) for part in (expected, found))
+    for part in (expected, found):
+        part.update(part.pop("lhc", {}))
+    return ", ".join(
+        f"{key}: found {found.get(key)}, expected {expected.get(key)}"
+        for key in {**expected, **found}
+        if found.get(key) != expected.get(key)
+    )
 
 
 def load_trained(model, settings, name):
@@ -198,11 +209,10 @@ def load_checkpoint(model, prefix):
             # The optimizer's slots and the save counter are not the network's.
             if key.endswith(suffix)
             and ".OPTIMIZER_SLOT" not in key
-            and "/" in key[: -len(suffix)]
             and not key.startswith(("optimizer/", "save_counter/"))
         ]
         stored = {key: reader.get_tensor(key + suffix) for key in keys}
-    except (ValueError, tf.errors.OpError) as error:
+    except (ValueError, IndexError, RuntimeError, tf.errors.OpError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{prefix} is not a readable checkpoint ({reason}): run Download_Models.py"

@@ -1,6 +1,9 @@
-"""What several test modules share: the reference's fixtures, where they are at hand."""
+"""What several test modules share: the reference's fixtures, where at hand, and small settings."""
 
+import json
 import lzma
+import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +12,47 @@ import pytest
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests that take minutes too")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes minutes; runs only with --slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="runs only with --slow"))
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder with the reference's fixtures."""
     if not (SHARED / "fixtures").is_dir():
         pytest.skip("needs ../shared/fixtures")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def published(shared, tmp_path_factory):
+    """The folder with the unpacked published checkpoints and their expected probabilities."""
+    folder = tmp_path_factory.mktemp("published")
+    with tarfile.open(shared / "fixtures" / "published_models.tar.xz") as archive:
+        for name in archive.getnames():
+            archive.extract(name, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def imagenet(shared, tmp_path_factory):
+    """The path of a weights file in the ImageNet file's format."""
+    path = tmp_path_factory.mktemp("imagenet") / "resnet34.h5"
+    packed = shared / "fixtures" / "resnet34_imagenet_1000_no_top.h5.xz"
+    with lzma.open(packed) as source, open(path, "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +72,31 @@ def fer2013_validation(shared):
         residual = residuals.reshape(count, side, side)[:, r, c]
         pixels[:, r + 1, c + 1] = (guess + residual) & 255
     return pixels[:, 1:, 1:].astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def settings_folder():
+    """A function that writes a settings folder for nets of 32 pixels, and returns its path.
+
+    settings_folder(root, Training={"seed": 2}, ...): every folder in use lies in `root`; each
+    keyword names a settings file and what to change in it.
+    """
+
+    def write(root, **changes):
+        keys = ("data", "images", "models", "downloaded_models", "results")
+        files = {
+            "Data": dict({f"{key}_folder": str(root / key) for key in keys}, source="sample"),
+            "Training": {"target_size": 32},
+            "LHC": {"num_heads": [4, 2, 2, 2, 1], "att_embed_dim": [4] * 5},
+            "Evaluation": {"shift": 2},
+            "Runtime": {"max_epochs": 1},
+        }
+        files["Data"]["backbone_weights"] = "random"
+        folder = root / "Settings"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in {**files, **changes}:
+            content = {**files.get(name, {}), **changes.get(name, {})}
+            (folder / f"{name}_Settings.json").write_text(json.dumps(content))
+        return folder
+
+    return write

@@ -107,7 +107,7 @@ def test_predictions_are_the_nets_in_the_datas_order(world, ran):
     grey = np.concatenate(list(evaluation.image_batches(images, loaded)))
     expected = network.predict(np.repeat(grey[..., None], 3, axis=-1), verbose=0)
     found = read(ran[1])[1]["val_probabilities"]
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
     assert np.ptp(found, axis=0).max() > 1e-3  # the images differ
 
 

@@ -1,0 +1,196 @@
+"""Training steps per second on a GPU: our nets and torchvision's ResNet-34, side by side.
+
+    KERAS_BACKEND=jax python benchmarks/step_speed.py [--batch 256] [--precision bfloat16]
+
+Random images of 224 x 224 on the device, SGD. `bare` is the net's own compiled training step called
+in a loop, `fit` the same through Keras' `fit`. PyTorch: channels-last, autocast, `torch.compile`;
+left out where torchvision is missing. The share is of the rate of a large matrix product, measured
+first. Each figure is the median of the repeats, with their spread; the networks take turns only one
+after the other, so run on a machine with nothing else to do. About 5 minutes, 20 GB on the GPU.
+"""
+
+import argparse
+import importlib.util
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from src import backend, networks, settings  # noqa: E402
+
+SIZE = 224
+CLASSES = 7
+GFLOP = {"ResNet34": 3 * 7.33, "LHC_Net": 3 * 7.33 * 1.23}  # an image, forward and backward
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--only-torch", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.only_torch:
+        return torch_main(options)
+
+    print(f"{backend.versions()}\nbatch {options.batch}, {options.precision}", flush=True)
+    # A process of its own: two frameworks in one would share the GPU's memory.
+    rates = {}
+    if importlib.util.find_spec("torchvision"):
+        command = [sys.executable, __file__, "--only-torch", *(argv or sys.argv[1:])]
+        for line in subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.splitlines():
+            name, *values = line.split("\t")
+            rates[name] = list(map(float, values))
+            print_rate(name, rates[name], rates)
+    backend.set_precision(options.precision)
+    random = np.random.RandomState(0)
+    x = random.uniform(0, 255, (options.batch, SIZE, SIZE, 3)).astype(np.float32)
+    y = np.eye(CLASSES, dtype=np.float32)[random.randint(0, CLASSES, options.batch)]
+    for numerics in ("fast", "reference"):
+        for name in ("ResNet34", "LHC_Net"):
+            model = network(name, numerics)
+            for way, run in (("bare", bare_steps(model, x, y)), ("fit", fit_steps(model, x, y))):
+                label = f"{name} {numerics} {way}"
+                rates[label] = measure(run, options)
+                print_rate(label, rates[label], rates)
+    median = {name: np.median(values) for name, values in rates.items()}
+    for numerics in ("fast", "reference"):
+        ratio = median[f"ResNet34 {numerics} bare"] / median[f"LHC_Net {numerics} bare"]
+        print(f"LHC-Net's step / its backbone's, {numerics}: {ratio:.2f}")
+        if "PyTorch compiled" in median:
+            ratio = median[f"ResNet34 {numerics} bare"] / median["PyTorch compiled"]
+            print(f"our backbone / PyTorch compiled, {numerics}: {ratio:.2f}")
+    return 0
+
+
+def network(name, numerics):
+    """Return a compiled network with the settings of the paper."""
+    values = settings.load()
+    values.runtime["numerics"] = numerics
+    model = networks.build(name, values)
+    backend.compile_model(model, "sgd", 0.01, steps_per_execution=8)
+    return model
+
+
+def bare_steps(model, x, y):
+    """Return run(count), which trains on the device's x and y and waits for the end."""
+    if backend.NAME == "jax":
+        import jax
+
+        x, y = jax.device_put(x), jax.device_put(y)
+        model._symbolic_build(data_batch=(x, y))
+        keys = ("trainable", "non_trainable", "optimizer", "metrics")
+        state = model._get_jax_state(**{f"{key}_variables": True for key in keys})
+        state = jax.tree.map(lambda value: value.copy(), state)  # the step takes its memory over
+        step = jax.jit(model.train_step, donate_argnums=0)
+
+        def run(count):
+            nonlocal state
+            for _ in range(count):
+                logs, state = step(state, (x, y))
+            jax.block_until_ready(logs)
+
+    else:
+        x, y = backend.convert(x), backend.convert(y)
+
+        def run(count):
+            for _ in range(count):
+                logs = model.train_on_batch(x, y)
+            np.asarray(logs)
+
+    return run
+
+
+def fit_steps(model, x, y):
+    """Return run(count): one epoch of Keras' `fit` over `count` batches on the device."""
+    x, y = backend.convert(x), backend.convert(y)
+
+    def run(count):
+        def batches():
+            while True:
+                yield x, y
+
+        model.fit(batches(), steps_per_epoch=count, epochs=1, verbose=0)
+
+    return run
+
+
+def measure(run, options):
+    """Return images/s of each repeat."""
+    run(8)
+    rates = []
+    for _ in range(options.repeats):
+        start = time.perf_counter()
+        run(options.steps)
+        rates.append(options.batch * options.steps / (time.perf_counter() - start))
+    return rates
+
+
+def print_rate(name, values, rates):
+    line = f"{name:26} {np.median(values):9.0f}"
+    if name == "matrix TFLOP/s":
+        print(f"{line}  (n {len(values)}, sd {np.std(values):.0f})", flush=True)
+        return
+    line += f" images/s (n {len(values)}, sd {np.std(values):.0f})"
+    if "matrix TFLOP/s" in rates:
+        work = GFLOP["LHC_Net" if name.startswith("LHC") else "ResNet34"] / 1e3
+        line += f"  {np.median(values) * work / np.median(rates['matrix TFLOP/s']):6.1%} of it"
+    print(line, flush=True)
+
+
+def torch_main(options):
+    """Print tab-separated: the matrix rate, then torchvision's ResNet-34 eager and compiled."""
+    import torch
+    import torchvision
+
+    dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(options.precision)
+    if options.precision != "float32":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    n = 8192
+    a, b = (torch.randn(n, n, device="cuda", dtype=dtype or torch.float32) for _ in "ab")
+
+    def product(count):
+        for _ in range(count):
+            a @ b
+        torch.cuda.synchronize()
+
+    product(5)
+    rates = []
+    for _ in range(options.repeats):
+        start = time.perf_counter()
+        product(10)
+        rates.append(10 * 2 * n**3 / (time.perf_counter() - start) / 1e12)
+    print("matrix TFLOP/s", *rates, sep="\t", flush=True)
+
+    x = torch.rand(options.batch, 3, SIZE, SIZE, device="cuda") * 255
+    x = x.to(memory_format=torch.channels_last)
+    y = torch.randint(0, CLASSES, (options.batch,), device="cuda")
+    for name, compiled in (("PyTorch eager", False), ("PyTorch compiled", True)):
+        model = torchvision.models.resnet34(num_classes=CLASSES)
+        model = model.cuda().to(memory_format=torch.channels_last)
+        forward = torch.compile(model) if compiled else model
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+        def run(count, forward=forward, optimizer=optimizer):
+            for _ in range(count):
+                optimizer.zero_grad(set_to_none=True)
+                with torch.autocast("cuda", dtype=dtype, enabled=dtype is not None):
+                    loss = torch.nn.functional.cross_entropy(forward(x), y)
+                loss.backward()
+                optimizer.step()
+            torch.cuda.synchronize()
+
+        print(name, *measure(run, options), sep="\t", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""What the fast numerics compute in another order than the framework's layers do.
+
+On a GPU these operations cost memory traffic, not arithmetic. Pools made of shifted slices have
+gradients that a compiler fuses into one pass over the tensor (the framework's own scatter into it);
+a BatchNorm that takes its two moments in one pass reads the tensor once less forwards and
+backwards. Layers keep the names and variables of those they stand for.
+"""
+
+import numpy as np
+
+from . import backend as B
+from .backend import keras
+
+
+def same(size):
+    """Return the (before, after) padding that keeps the length at stride 1."""
+    return (size - 1) // 2, size // 2
+
+
+def max_pool(x, size, strides, padding, border, axis=1):
+    """Pool over `axis` and the next, `padding` (before, after) both by the value `border`.
+
+    Each window remembers which of its pixels was the first maximum in row-major order, as the
+    framework's pooling does; the gradient of a pixel is then gathered from the windows it is in.
+    x has four axes, the others being those of images and channels.
+    """
+    lengths = x.shape[axis : axis + 2]
+    before = padding[0]
+    reach = -(-size // strides)  # windows that a pixel is in, along one axis
+    # Tiles of strides x strides pixels that cover the padded map.
+    rows, columns = (-(-(length + sum(padding)) // strides) for length in lengths)
+
+    @B.custom_gradient
+    def pool(x):
+        padded = _pad(x, padding, padding, border, axis)
+        largest = winner = None
+        for k, part in enumerate(_windows(padded, size, strides, axis)):
+            if largest is None:
+                largest, winner = part, B.cast(B.zeros_like(part), "uint8")
+            else:
+                better = part > largest
+                largest = B.where(better, part, largest)
+                winner = B.where(better, np.uint8(k), winner)
+        largest, winner = B.materialise(largest), B.materialise(winner)
+
+        def gradient(dy):
+            # Pixel i of tile t is number i + a * strides of window t - a, for a = 0...reach - 1.
+            pooled = largest.shape[axis : axis + 2]
+            pads = [(reach - 1, n - m) for n, m in zip((rows, columns), pooled)]
+            dy, chosen = _pad(dy, *pads, 0, axis), _pad(winner, *pads, 255, axis)
+            dx = 0.0
+            for a, b in np.ndindex(reach, reach):
+                i, j = np.arange(strides) + a * strides, np.arange(strides) + b * strides
+                number = np.add.outer(i * size, j)
+                number[i >= size] = number[:, j >= size] = 254  # nobody's
+                number = number.astype(np.uint8).reshape([strides, 1, strides] + [1] * (2 - axis))
+                r, c = reach - 1 - a, reach - 1 - b
+                tiles = (slice(r, r + rows), None, slice(c, c + columns), None)
+                index = (slice(None),) * axis + tiles
+                dx = dx + B.where(chosen[index] == number, B.cast(dy[index], "float32"), 0.0)
+            shape = list(x.shape)
+            shape[2 - 2 * axis] = -1
+            shape[axis : axis + 2] = rows * strides, columns * strides
+            kept = tuple(slice(before, before + length) for length in lengths)
+            dx = B.reshape(dx, shape)[(slice(None),) * axis + kept]
+            return B.cast(dx, x.dtype)
+
+        return largest, gradient
+
+    return pool(x)
+
+
+def average_pool(x, size, axis=1):
+    """'Same' pool over `axis` and the next: the mean of those pixels of a window that exist."""
+    before, after = same(size)
+    counts = [_existing(length, size) for length in x.shape[axis : axis + 2]]
+    weights = (1 / np.outer(*counts)).astype(np.float32)
+    weights = weights.reshape(weights.shape + (1,) * (2 - axis))
+
+    def total(x, padding):
+        windows = _windows(_pad(x, padding, padding, 0, axis), size, 1, axis)
+        return sum(B.cast(part, "float32") for part in windows)
+
+    @B.custom_gradient
+    def pool(x):
+        def gradient(dy):
+            dy = B.cast(B.cast(dy, "float32") * weights, x.dtype)
+            return B.materialise(B.cast(total(dy, (after, before)), x.dtype))
+
+        y = B.cast(total(x, (before, after)) * weights, x.dtype)
+        return B.materialise(y), gradient
+
+    return pool(x)
+
+
+def _pad(x, vertical, horizontal, value, axis):
+    """Pad two axes. Kept in memory: read from there, no window asks again where the border is."""
+    pads = [[0, 0]] * 4
+    pads[axis : axis + 2] = list(vertical), list(horizontal)
+    return B.materialise(B.pad(x, pads, constant_values=value))
+
+
+def _windows(x, size, strides, axis):
+    """Yield, in row-major order, the size * size strided slices of x that make up all windows."""
+    ends = [(length - size) // strides * strides + 1 for length in x.shape[axis : axis + 2]]
+    for r, c in np.ndindex(size, size):
+        window = slice(r, r + ends[0], strides), slice(c, c + ends[1], strides)
+        yield x[(slice(None),) * axis + window]
+
+
+def _existing(length, size):
+    """Return how many pixels of each window of a stride-1 'same' pool lie inside 0...length-1."""
+    before, after = same(size)
+    i = np.arange(length)
+    return np.minimum(i + after, length - 1) - np.maximum(i - before, 0) + 1
+
+
+class MaxPooling(keras.layers.Layer):
+    """Max-pool of non-negative maps padded with zeros by size // 2."""
+
+    def __init__(self, size, strides, **kwargs):
+        super().__init__(**kwargs)
+        self.size = size
+        self.strides = strides
+
+    def call(self, x):
+        return max_pool(x, self.size, self.strides, (self.size // 2,) * 2, 0.0)
+
+
+class BatchNorm(keras.layers.BatchNormalization):
+    """Batch normalisation over all axes but the last, its moments taken in one pass, in float32.
+
+    var = E[x^2] - E[x]^2, and y = a x + b with one a and b per channel, so that the backward pass
+    needs two sums in one reading of (x, dy) and then one reading for dx.
+    """
+
+    def call(self, x, training=None):
+        a, mean = self._scale_and_mean(x, training)
+        return B.cast(B.cast(x, "float32") * a + (self.beta - mean * a), self.compute_dtype)
+
+    def _scale_and_mean(self, x, training):
+        if training and self.trainable:
+            axes = tuple(range(len(x.shape) - 1))
+            x = B.cast(x, "float32")
+            mean = B.mean(x, axes)
+            variance = B.maximum(B.mean(x * x, axes) - mean * mean, 0.0)
+            for moving, value in (
+                (self.moving_mean, mean),
+                (self.moving_variance, variance),
+            ):
+                moving.assign(moving * self.momentum + value * (1 - self.momentum))
+        else:
+            mean, variance = self.moving_mean, self.moving_variance
+        a = B.rsqrt(variance + self.epsilon)
+        return (a * self.gamma if self.scale else a), mean
+
+
+class ImageNorm(BatchNorm):
+    """BatchNorm of the images that also gives its beta: (B, H, W, C) -> the same, (1, H, W, C)."""
+
+    def compute_output_shape(self, input_shape):
+        return [input_shape, (1,) + tuple(input_shape[1:])]
+
+    def call(self, x, training=None):
+        return [super().call(x, training), B.broadcast_to(self.beta, (1,) + tuple(x.shape[1:]))]
+
+
+class ImageConv(keras.layers.Conv2D):
+    """7 x 7 convolution at stride 2, padded with zeros by 3, of ImageNorm's output.
+
+    2 x 2 pixels become one with four times the channels (padded to an even number before, since
+    matrix units want multiples of 8), and the kernel, enlarged to 8 x 8, 4 x 4 at stride 1.
+
+    Of all that comes before, only beta is trained. It is the same in all images, so nothing has to
+    go back through the convolution but the sum of the gradients over the batch.
+    """
+
+    def build(self, images_shape, beta_shape=None):
+        super().build(images_shape)
+
+    def compute_output_shape(self, images_shape, beta_shape=None):
+        batch, *lengths = images_shape[:3]
+        return (batch, *((length + 1) // 2 for length in lengths), self.filters)
+
+    def call(self, images, beta):
+        odd = self.kernel.shape[2] % 2
+        kernel = B.pad(self.kernel, [[0, 1], [0, 1], [0, odd], [0, 0]])
+        kernel = self._fold(kernel[None])[0]
+
+        @B.custom_gradient
+        def share_gradient(y, of_beta):
+            def gradient(dy):
+                dy = B.materialise(dy)
+                return dy, B.cast(B.sum(B.cast(dy, "float32"), axis=0, keepdims=True), dy.dtype)
+
+            return y, gradient
+
+        images, beta = (self._fold(self._border(x)) for x in (B.stop_gradient(images), beta))
+        return share_gradient(B.conv(images, kernel), B.conv(beta, B.stop_gradient(kernel)))
+
+    @staticmethod
+    def _border(x):
+        height, width, channels = x.shape[1:]
+        after = [2 * ((length - 1) // 2) + 5 - length for length in (height, width)]
+        return B.pad(x, [[0, 0], *([3, extra] for extra in after), [0, channels % 2]])
+
+    def _fold(self, x):
+        """(B, 2h, 2w, C, ...) -> (B, h, w, 4C, ...)."""
+        height, width, channels, *rest = x.shape[1:]
+        x = B.cast(x, self.compute_dtype)
+        x = B.reshape(x, (-1, height // 2, 2, width // 2, 2, channels, *rest))
+        x = B.transpose(x, (0, 1, 3, 2, 4, 5, *range(6, 6 + len(rest))))
+        return B.reshape(x, (-1, height // 2, width // 2, 4 * channels, *rest))

@@ -1,0 +1,213 @@
+"""The LHC layer: the reference's cases, the formula by hand, and what any Keras layer promises."""
+
+import json
+
+import numpy as np
+import pytest
+
+from src import backend, settings
+from src.backend import keras
+from src.lhc import LHC
+
+NUMERICS = ("reference", "fast")
+
+
+def layer(shape, **config):
+    """Return an LHC layer built for images of `shape`, its weights random but repeatable."""
+    built = LHC(**config)
+    built.build((None, *shape))
+    rng = np.random.RandomState(0)
+    built.set_weights([np.float32(0.3 * rng.randn(*w.shape)) for w in built.get_weights()])
+    return built
+
+
+def variables(module):
+    """Return the weights by name: query_key_0/kernel, ..., value/bias, temperature/kernel, w."""
+    found = {
+        f"{name}/{leaf}": backend.to_numpy(getattr(part, leaf))
+        for name, part in module.parts.items()
+        for leaf in ("kernel", "bias")
+    }
+    if module.controller is not None:
+        found["w"] = backend.to_numpy(module.w)
+    return found
+
+
+def pooled(x, size, reduce):
+    """Pool with stride 1 and "same" borders that don't count, x (H, W, C)."""
+    height, width, _ = x.shape
+    before = (size - 1) // 2
+    out = np.empty_like(x)
+    for r, c in np.ndindex(height, width):
+        rows = slice(max(0, r - before), min(height, r - before + size))
+        columns = slice(max(0, c - before), min(width, c - before + size))
+        out[r, c] = reduce(x[rows, columns], axis=(0, 1))
+    return out
+
+
+def convolved(x, kernel, bias):
+    """Convolve with zero "same" borders, x (H, W, C), in float64."""
+    size = len(kernel)
+    before = (size - 1) // 2
+    padded = np.pad(x, ((before, size - 1 - before),) * 2 + ((0, 0),))
+    out = np.zeros(x.shape)
+    for r, c in np.ndindex(*x.shape[:2]):
+        out[r, c] = np.tensordot(padded[r : r + size, c : c + size], kernel, 3) + bias
+    return out
+
+
+def by_hand(module, x):
+    """REFERENCE.md section 5 word by word, one image, one head, one channel at a time."""
+    weights = {name: np.float64(value) for name, value in variables(module).items()}
+    heads, d = module.num_heads, module.att_embed_dim
+    outputs = []
+    for image in np.float64(x):
+        channels = image.shape[-1]
+        value = convolved(image, weights["value/kernel"], weights["value/bias"])
+        query = pooled(image, module.pool_size, np.mean).reshape(-1, channels)
+        key = pooled(image, module.pool_size, np.max).reshape(-1, channels)
+        value = pooled(value, 3, np.mean).reshape(-1, channels)
+        length = len(query) // heads
+        y = np.empty_like(query)
+        for h in range(heads):
+            part = slice(h * length, (h + 1) * length)
+            kernel, bias = (weights[f"query_key_{h}/{leaf}"] for leaf in ("kernel", "bias"))
+            q, k = query[part].T @ kernel + bias, key[part].T @ kernel + bias  # (C, d)
+            scores = q @ k.T
+            mean = scores.mean(axis=1)
+            logit = mean @ weights["temperature/kernel"] + weights["temperature/bias"]
+            temperature = 1 / (1 + np.exp(-logit))
+            scores = scores / d ** (module.norm_c + temperature)[:, None]
+            shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+            shares /= shares.sum(axis=1, keepdims=True)
+            y[part] = (shares @ value[part].T).T
+        y = y.reshape(image.shape)
+        outputs.append(image + y * (1 + np.tanh(weights["w"])) if "w" in weights else image + y)
+    return np.array(outputs)
+
+
+@pytest.mark.parametrize("numerics", NUMERICS)
+@pytest.mark.parametrize("case", range(5))
+def test_the_references_cases(shared, case, numerics):
+    fixture = np.load(shared / "fixtures" / "lhc_module.npz")
+    x, expected = fixture[f"x{case}"], fixture[f"y{case}"]
+    config = {key: values[case] for key, values in settings.load().lhc.items()}
+    module = LHC(numerics=numerics, **config)
+    module.build(x.shape)
+    # The fixture's order: query_key of each head, temperature, value.
+    names = [f"query_key_{head}" for head in range(config["num_heads"])] + ["temperature", "value"]
+    arrays = iter([fixture[f"w{case}_{k:02}"] for k in range(2 * len(names))])
+    for name in names:
+        module.parts[name].set_weights([next(arrays), next(arrays)])
+    found = backend.to_numpy(module(x))
+    residual = np.abs(expected - x).max()
+    assert np.abs(found - expected).max() <= 1e-4 * residual
+    if backend.GENERATION == 2 and numerics == "reference":
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("numerics", NUMERICS)
+@pytest.mark.parametrize(
+    "shape, config",
+    [
+        ((4, 6, 5), {"num_heads": 3, "att_embed_dim": 2}),
+        ((4, 4, 3), {"num_heads": 16, "att_embed_dim": 3, "kernel_size": 1, "pool_size": 1}),
+        ((4, 2, 4), {"num_heads": 1, "att_embed_dim": 5, "pool_size": 2, "norm_c": 0.5}),
+        ((3, 4, 2), {"num_heads": 2, "att_embed_dim": 3, "kernel_size": 5, "pool_size": 4}),
+        ((4, 4, 3), {"num_heads": 2, "att_embed_dim": 3, "norm_c": 2, "controller": -0.5}),
+    ],
+)
+def test_the_formula_by_hand(shape, config, numerics):
+    module = layer(shape, numerics=numerics, **config)
+    x = np.random.RandomState(1).randn(3, *shape).astype(np.float32)
+    expected = by_hand(module, x)
+    assert np.abs(expected - x).max() > 0.1
+    np.testing.assert_allclose(backend.to_numpy(module(x)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_variables_are_created_in_the_references_order():
+    module = LHC(num_heads=2, att_embed_dim=3, controller=0)
+    module.build((None, 4, 4, 5))
+    assert list(module.parts) == ["query_key_0", "query_key_1", "value", "temperature"]
+    shapes = [(8, 3), (3,), (8, 3), (3,), (3, 3, 5, 5), (5,), (5, 5), (5,)]
+    assert [w.shape for part in module.parts.values() for w in part.get_weights()] == shapes
+    assert len(module.get_weights()) == len(shapes) + 1 == len(module.trainable_variables)
+
+
+@pytest.mark.parametrize("initial", [0, -1, -0.5])
+def test_the_controller_starts_where_it_is_told(initial):
+    module = LHC(num_heads=1, att_embed_dim=1, controller=initial)
+    module.build((None, 2, 2, 1))
+    assert float(backend.to_numpy(module.w)) == initial
+
+
+@pytest.mark.parametrize("numerics", NUMERICS)
+def test_every_variable_learns(numerics):
+    x = keras.layers.Input((4, 4, 3))
+    y = LHC(num_heads=2, att_embed_dim=3, controller=0.1, numerics=numerics)(x)
+    y = keras.layers.Dense(7, activation="softmax")(keras.layers.Flatten()(y))
+    model = keras.Model(x, y)
+    backend.compile_model(model, "sgd", 0.1)
+    rng = np.random.RandomState(0)
+    before = model.get_weights()
+    images = rng.randn(7, 4, 4, 3).astype(np.float32)
+    batches = (batch for batch in [(images, np.eye(7, dtype=np.float32))])
+    backend.fit_epoch(model, batches, 1)
+    changed = [np.abs(old - new).max() > 0 for old, new in zip(before, model.get_weights())]
+    assert all(changed), changed
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        (key, value)
+        for key in ("num_heads", "att_embed_dim", "kernel_size", "pool_size")
+        for value in (0, -1, 2.0, "2", True, None)
+    ]
+    + [("numerics", "exact"), ("norm_c", "one"), ("controller", "zero")],
+)
+def test_bad_arguments_are_told(key, value):
+    with pytest.raises(ValueError, match=key):
+        LHC(**dict({"num_heads": 2, "att_embed_dim": 3}, **{key: value}))
+
+
+@pytest.mark.parametrize("shape", [(None, 4, 3), (4, 4, None), (3, 3, 2)])
+def test_inputs_that_heads_do_not_divide_are_told(shape):
+    with pytest.raises(ValueError, match="2 heads"):
+        LHC(num_heads=2, att_embed_dim=3)(keras.layers.Input(shape))
+
+
+CONFIG = {
+    "num_heads": 2,
+    "att_embed_dim": 3,
+    "kernel_size": 5,
+    "pool_size": 2,
+    "norm_c": 0.5,
+    "controller": -0.5,
+    "numerics": "fast",
+    "name": "mine",
+}
+
+
+def test_config_makes_the_layer_again():
+    module = LHC(**CONFIG)
+    config = json.loads(json.dumps(module.get_config()))
+    assert {key: config[key] for key in CONFIG} == CONFIG
+    again = LHC.from_config(config)
+    assert again.get_config() == module.get_config()
+    plain = LHC(num_heads=1, att_embed_dim=1)
+    assert LHC.from_config(plain.get_config()).controller is None
+
+
+def test_a_model_with_the_layer_can_be_saved(tmp_path):
+    x = keras.layers.Input((4, 4, 3))
+    model = keras.Model(x, LHC(**CONFIG)(x))
+    images = np.random.RandomState(0).randn(2, 4, 4, 3).astype(np.float32)
+    expected = model.predict_on_batch(images)
+    again = keras.models.model_from_json(model.to_json())
+    again.set_weights(model.get_weights())
+    np.testing.assert_array_equal(again.predict_on_batch(images), expected)
+    path = tmp_path / ("model.keras" if backend.GENERATION == 3 else "model")
+    model.save(str(path))
+    loaded = keras.models.load_model(str(path))
+    np.testing.assert_array_equal(loaded.predict_on_batch(images), expected)

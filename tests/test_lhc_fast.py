@@ -1,0 +1,82 @@
+"""LHC's fast numerics give what the reference's give, gradients too, with the same variables."""
+
+import numpy as np
+import pytest
+from src import backbone, backend, networks
+from src.backend import keras
+from src.lhc import LHC
+
+SHAPE = (6, 4, 5)  # H, W, C; 2 heads of 12 positions
+
+
+def module(numerics, **kwargs):
+    layer = LHC(num_heads=2, att_embed_dim=7, numerics=numerics, **kwargs)
+    layer.build((None,) + SHAPE)
+    return layer
+
+
+def compare(reference, fast, x):
+    """Outputs and gradients of both; the gradients come from one SGD step of a model on x."""
+    fast.set_weights(reference.get_weights())
+    weighting = np.random.RandomState(1).normal(size=x.shape).astype(np.float32)
+    results = []
+    for layer in (reference, fast):
+        inputs = keras.layers.Input(x.shape[1:], batch_size=len(x))
+        shift = Shift(x)
+        model = keras.Model(inputs, layer(shift(inputs)))
+        model.compile(keras.optimizers.SGD(1.0), loss=lambda y, z: keras.backend.sum(y * z)
+                      if backend.GENERATION == 2 else keras.ops.sum(y * z))
+        output = model.predict(x, verbose=0)
+        before = [w.copy() for w in model.get_weights()]
+        model.train_on_batch(x, weighting)
+        gradients = [a - b for a, b in zip(before, model.get_weights())]
+        results.append((output - x, gradients))
+    (y, gradients), (fast_y, fast_gradients) = results
+    close(fast_y, y)
+    for gradient, fast_gradient in zip(gradients, fast_gradients):
+        close(fast_gradient, gradient)
+
+
+class Shift(keras.layers.Layer):
+    """Adds zeros that can be trained, so that the gradient by the input is one by a variable."""
+
+    def __init__(self, x):
+        super().__init__()
+        self.zeros = self.add_weight(name="zeros", shape=x.shape, initializer="zeros")
+
+    def call(self, x):
+        return x + self.zeros
+
+
+def close(found, expected, tolerance=1e-5):
+    error = np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-30)
+    assert error < tolerance or np.abs(found - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("options", [{}, {"controller": -0.5}, {"pool_size": 2, "norm_c": 0}])
+def test_outputs_and_gradients_agree(options):
+    x = np.random.RandomState(0).normal(size=(3,) + SHAPE).astype(np.float32)
+    compare(module("reference", **options), module("fast", **options), x)
+
+
+def test_gradient_goes_to_the_first_of_equal_maxima():
+    # Few distinct values, as after the stem's max-pool: nearly every window has ties.
+    x = np.random.RandomState(0).randint(0, 3, size=(3,) + SHAPE).astype(np.float32)
+    compare(module("reference"), module("fast"), x)
+
+
+def test_stem_agrees_and_takes_the_same_weights():
+    x = np.random.RandomState(0).uniform(0, 255, (2, 33, 33, 3)).astype(np.float32)
+    image = keras.layers.Input((33, 33, 3))
+    outputs = {}
+    for numerics in ("reference", "fast"):
+        net = keras.Model(image, backbone.stem(backbone.PARTS[numerics], image))
+        weights = net.get_weights()
+        random = np.random.RandomState(1)
+        net.set_weights([random.uniform(0.5, 1.5, w.shape).astype(np.float32) for w in weights])
+        net.compile(keras.optimizers.SGD(1e-3), loss="mse")
+        prediction = net.predict(x, verbose=0)
+        outputs[numerics] = [prediction, net.train_on_batch(x, 0 * prediction)] + net.get_weights()
+    for found, expected in zip(outputs["fast"], outputs["reference"]):
+        # TensorFlow 2.4 multiplies the batch's variance by n / (n - 1) before it averages it.
+        close(found, expected, tolerance=2e-3)

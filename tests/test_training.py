@@ -1,0 +1,455 @@
+"""Training: the original's order of draws, its early stopping, and the files that are kept."""
+
+import csv
+import json
+import math
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src import backend, dataset, etl, pixels, settings, training, weights
+from src.backend import keras
+from src.errors import UserError
+
+TINY = Path(__file__).parent / "data" / "tiny_data"
+SIZE = 32
+PLAIN = dict(rotation_range=0, width_shift_range=0, height_shift_range=0, shear_range=0)
+PLAIN.update(zoom_range=0, horizontal_flip=False, generator_seed=None, seeds=None, patience=None)
+
+
+def stage(epochs=1, **changes):
+    fixed = {"optimizer": "sgd", "learning_rate": 1e-3, "batch_size": 8, "epochs": epochs}
+    return {**PLAIN, **fixed, **changes}
+
+
+AUGMENTED = dict(rotation_range=30, width_shift_range=0.1, zoom_range=0.1, horizontal_flip=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The tiny data set and its JPEGs of 32 pixels."""
+    root = tmp_path_factory.mktemp("training")
+    shutil.copytree(TINY, root / "data")
+    etl.write_images(*dataset.load(TINY, "train"), root / "images", SIZE)
+    return root
+
+
+@pytest.fixture
+def loaded(data, tmp_path, settings_folder):
+    """Settings that read the tiny data and write to a folder of the test's own."""
+    folders = {f"{name}_folder": str(data / name) for name in ("data", "images")}
+    return settings.load(settings_folder(tmp_path, Data=folders))
+
+
+def net():
+    """A small net with dropout and moving statistics: (B, 32, 32, 3) -> (B, 7)."""
+    layers = keras.layers
+    image = layers.Input((SIZE, SIZE, 3))
+    x = layers.BatchNormalization(name="bn_data")(image)
+    x = layers.Conv2D(4, 5, strides=4, activation="relu", name="conv0")(x)
+    x = layers.Dropout(0.4)(layers.Flatten()(x))
+    return keras.Model(image, layers.Dense(7, activation="softmax", name="fc3")(x), name="ResNet34")
+
+
+def run(model, loaded, stages, name="ResNet34"):
+    """Train; return (history rows without times, what lies in the folder)."""
+    rows = training.train(model, loaded, name, {"stages": stages})
+    times = ("seconds", "images_per_second")
+    rows = [{key: value for key, value in row.items() if key not in times} for row in rows]
+    return rows, loaded.path("models_folder") / name
+
+
+def generators():
+    """Return the states of NumPy's and Python's global generators."""
+    _, keys, position, *_ = np.random.get_state()
+    return keys.tolist(), position, random.getstate()
+
+
+class Batches:
+    """Four numbered batches that note what is asked of them."""
+
+    def __init__(self):
+        self.asked, self.ends, self.images = [], 0, range(32)
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        return index
+
+    def on_epoch_end(self):
+        self.ends += 1
+        self.asked.append("end")
+
+
+class Model:
+    """Its weights are the number of epochs it was trained."""
+
+    def __init__(self):
+        self.epochs = 0
+
+    def get_weights(self):
+        return self.epochs
+
+    def set_weights(self, epochs):
+        self.epochs = epochs
+
+
+@pytest.fixture
+def scripted(monkeypatch, loaded):
+    """A function that trains `Model` on `Batches`, the validation accuracies given beforehand.
+
+    Returns (model, batches, epochs run, epochs kept in the file).
+    """
+
+    def train(accuracies, loss=1.0, val_loss=1.0, **changes):
+        model, batches, accuracies, rows, kept = Model(), Batches(), iter(accuracies), [], []
+
+        def fit(model, stream, steps):
+            assert len(list(stream)) == steps == 4
+            model.epochs += 1
+            return {"loss": loss, "categorical_accuracy": 0.5}
+
+        monkeypatch.setattr(backend, "compile_model", lambda *args: None)
+        monkeypatch.setattr(backend, "fit_epoch", fit)
+        monkeypatch.setattr(
+            backend,
+            "evaluate",
+            lambda *args: {"loss": val_loss, "categorical_accuracy": next(accuracies)},
+        )
+        validation = training.load_validation(loaded)
+        described = stage(**changes)
+        for row in training.run_stage(
+            model, described, batches, validation, loaded, "x", lambda: kept.append(model.epochs)
+        ):
+            rows.append(row["epoch"])
+        return model, batches, rows, kept
+
+    return train
+
+
+@pytest.mark.parametrize(
+    "accuracies, patience, epochs, ran, held, kept",
+    [
+        # (epochs run, of which epoch the model holds the weights at the end, epochs written)
+        ([0.1, 0.3, 0.2, 0.1], 2, 10, 4, 2, [1, 2]),
+        ([0.3, 0.3, 0.3], 2, 10, 3, 1, [1]),  # a tie keeps the earlier epoch
+        ([0.0, 0.0], 1, 10, 2, 1, [1]),  # none right is better than nothing so far
+        ([0.1, 0.3, 0.2], 2, 3, 3, 3, [1, 2]),  # the limit comes first: nothing is put back
+        ([0.1, 0.3, 0.2, 0.1], 2, 4, 4, 2, [1, 2]),  # both at once: put back
+        ([0.2, 0.1, 0.3, 0.1, 0.4, 0.1], 2, 6, 6, 6, [1, 3, 5]),  # gains start the wait anew
+        ([0.3, 0.2, 0.1, 0.0], None, 4, 4, 4, [1]),  # no patience: to the limit
+    ],
+)
+def test_early_stopping_is_that_of_tensorflow_2_4(
+    scripted, accuracies, patience, epochs, ran, held, kept
+):
+    model, batches, rows, found = scripted(accuracies, patience=patience, epochs=epochs)
+    assert rows == list(range(1, ran + 1))
+    assert model.epochs == held
+    assert found == kept
+    stopped_early = held != ran
+    assert batches.ends == ran - stopped_early  # no on_epoch_end after an early stop
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_batches_are_taken_in_the_originals_order(scripted, loaded, ahead):
+    loaded.runtime["prefetch_batches"] = ahead
+    random.seed(7)
+    _, batches, _, _ = scripted([0.1, 0.2, 0.3], epochs=3)
+    expected = [0]  # once before training starts
+    random.seed(7)
+    for _ in range(3):
+        order = [0, 1, 2, 3]
+        random.shuffle(order)
+        expected += order + ["end"]
+    assert batches.asked == expected
+    assert len({tuple(expected[i : i + 4]) for i in (1, 6, 11)}) > 1
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("which", ["loss", "val_loss"])
+def test_a_loss_that_is_no_number_stops(scripted, bad, which):
+    with pytest.raises(UserError, match=f"x epoch 1/3.* {which} {bad}.*learning_rate"):
+        scripted([0.5], epochs=3, **{which: bad})
+
+
+def test_numbers_out_of_range_leave_no_weights(loaded):
+    stages = [stage(epochs=3, learning_rate=1e30)]
+    with pytest.raises(UserError, match="learning_rate"):
+        run(net(), loaded, stages)
+    folder = loaded.path("models_folder") / "ResNet34"
+    assert len((folder / "history.csv").read_text().splitlines()) >= 2
+    assert (folder / weights.FILE).exists() == (len(read_history(folder)) > 1)
+
+
+def read_history(folder):
+    with open(folder / "history.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_weights_settings_and_history(loaded, monkeypatch):
+    saved, save = [], weights.save
+    monkeypatch.setattr(
+        weights,
+        "save",
+        lambda model, *args: saved.append(model.get_weights()) or save(model, *args),
+    )
+    accuracies = iter([0.5, 0.9, 0.1, 0.2, 0.2])  # stage 1 is better than stage 2
+    monkeypatch.setattr(
+        backend, "evaluate", lambda *args: {"loss": 1 / 3, "categorical_accuracy": next(accuracies)}
+    )
+    model = net()
+    rows, folder = run(model, loaded, [stage(2), stage(3, optimizer="adam")])
+    names = ["history.csv", "history.png", "settings.json", "weights.h5"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+
+    assert [(row["stage"], row["epoch"]) for row in rows] == [
+        (1, 1),
+        (1, 2),
+        (2, 1),
+        (2, 2),
+        (2, 3),
+    ]
+    table = read_history(folder)
+    assert tuple(table[0]) == training.COLUMNS
+    assert [{key: float(line[key]) for key in rows[0]} for line in table] == rows
+    assert all(float(line["seconds"]) > 0 for line in table)
+    speeds = [float(line["images_per_second"]) * float(line["seconds"]) for line in table]
+    assert speeds == pytest.approx([35] * 5)
+    assert all(len(line["loss"]) > 10 for line in table)  # not rounded
+
+    # The best of the last stage, though the stage before it was better.
+    assert len(saved) == 4
+    arrays, architecture = weights.read_h5(folder / "weights.h5")
+    again = net()
+    weights.assign(again, arrays, "file")
+    for found, expected in zip(again.get_weights(), saved[-1]):
+        np.testing.assert_array_equal(found, expected)
+    assert not np.array_equal(model.get_weights()[-1], saved[-1][-1])  # there was a third epoch
+    assert architecture == {"network": "ResNet34", "target_size": SIZE}
+
+    record = json.loads((folder / "settings.json").read_text())
+    assert record["settings"] == loaded.resolved()
+    assert {"python", "numpy", "keras", "scipy", "pillow"} <= set(record["versions"])
+
+
+def test_the_run_before_is_kept_aside(loaded):
+    folder = loaded.path("models_folder") / "ResNet34"
+    aside = folder.with_name("ResNet34.previous")
+    histories = []
+    for epochs in (1, 2, 3):
+        run(net(), loaded, [stage(epochs)])
+        histories.append((folder / "history.csv").read_text())
+        if epochs > 1:
+            assert (aside / "history.csv").read_text() == histories[-2]
+            assert (aside / weights.FILE).is_file()
+    assert [text.count("\n") for text in histories] == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "key, hint", [("data_folder", "Download_Data.py"), ("images_folder", "ETL.py")]
+)
+def test_missing_data_leave_an_earlier_run_alone(loaded, key, hint):
+    _, folder = run(net(), loaded, [stage()])
+    before = (folder / "history.csv").read_bytes()
+    loaded.data[key] = "nowhere"
+    with pytest.raises(UserError, match=f"nowhere.*{hint}"):
+        run(net(), loaded, [stage()])
+    assert (folder / "history.csv").read_bytes() == before
+    assert not folder.with_name("ResNet34.previous").exists()
+
+
+def test_seeds_of_a_stage_are_set_before_its_first_draw(loaded, monkeypatch):
+    drawn, requests = [], training.ImageFolderBatches.__getitem__
+
+    def noting(batches, index):
+        drawn.append(np.random.get_state()[1][0])
+        return requests(batches, index)
+
+    monkeypatch.setattr(training.ImageFolderBatches, "__getitem__", noting)
+    seeds = {"tensorflow": 1, "python": 2, "numpy": 1115}
+    backend.set_seeds(tensorflow=5, python=6, numpy=7)
+    run(net(), loaded, [stage(), stage(seeds=seeds)])
+    assert len(drawn) == 12  # 1 + 5 batches a stage
+    assert (drawn[0], drawn[6]) == (7, 1115)
+
+
+class Recorder(training.ImageFolderBatches):
+    """Batches that note what they gave."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.given = []
+
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        self.given.append((index, x.sum(dtype=float), y.argmax(axis=1).tolist()))
+        return x, y
+
+
+def test_nothing_but_the_batches_draws_from_the_global_generators(loaded, monkeypatch):
+    """Nets, plots, progress bars, weights and Keras leave NumPy's and Python's generators alone."""
+    made = []
+
+    def recording(images, description):
+        made.append(batches(images, description))
+        return made[-1]
+
+    def batches(images, description):
+        return Recorder(images, 8, **AUGMENTED)
+
+    monkeypatch.setattr(training, "training_batches", recording)
+    np.random.seed(3)
+    random.seed(4)
+    before = random.getstate()
+    model = net()
+    random.setstate(before)  # what `keep_python_random` does for our own nets
+    run(model, loaded, [stage(2)])
+    found = generators()
+
+    replay = batches(training.load_training(loaded), None)
+    np.random.seed(3)
+    random.seed(4)
+    replay[0]
+    for _ in range(2):
+        order = list(range(len(replay)))
+        random.shuffle(order)
+        for index in order:
+            replay[index]
+        replay.on_epoch_end()
+    assert made[0].given == replay.given and len(replay.given) == 11
+    assert generators() == found
+
+
+def trained(loaded, seed=1):
+    """Train a fresh net from fixed seeds; return history and weights."""
+    backend.set_deterministic()
+    backend.set_seeds(tensorflow=seed, python=seed, numpy=seed)
+    model = net()
+    stages = [stage(2, optimizer="adam", **AUGMENTED), stage(2, learning_rate=0.01)]
+    rows, _ = run(model, loaded, stages)
+    return rows, model.get_weights()
+
+
+def test_two_runs_give_the_same_bits(loaded):
+    first, second, other = trained(loaded), trained(loaded), trained(loaded, seed=2)
+    assert first[0] == second[0] != other[0]
+    for a, b in zip(first[1], second[1]):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(first[1][-2], other[1][-2])
+
+
+@pytest.mark.skipif(backend.GENERATION == 3, reason="Keras 3 takes batches in its own order")
+def test_the_paper_stacks_own_fit_gives_the_same_bits(loaded, tmp_path):
+    """One call of Keras 2.4's `fit` with its callbacks, as in the original, against ours."""
+
+    def start():
+        backend.set_seeds(tensorflow=1, python=2, numpy=3)
+        return net()
+
+    model = start()
+    described = stage(6, optimizer="adam", learning_rate=0.01, patience=2, **AUGMENTED)
+    rows, folder = run(model, loaded, [described])
+    state = generators()
+
+    original = start()
+    original.compile(
+        keras.optimizers.Adam(0.01), "categorical_crossentropy", ["categorical_accuracy"]
+    )
+    images, one_hot = training.load_validation(loaded)
+    x = np.repeat(pixels.enlarge(images, SIZE)[..., None], 3, axis=-1)
+    monitor = {"monitor": "val_categorical_accuracy", "mode": "max"}
+    path = str(tmp_path / "best.h5")
+    history = original.fit(
+        Recorder(training.load_training(loaded), 8, **AUGMENTED),
+        validation_data=(x, one_hot),
+        epochs=6,
+        verbose=0,
+        callbacks=[
+            keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True, **monitor),
+            keras.callbacks.ModelCheckpoint(
+                path, save_best_only=True, save_weights_only=True, **monitor
+            ),
+        ],
+    ).history
+    assert generators() == state
+    for key, values in history.items():
+        assert values == [row[key] for row in rows], key
+    for ours, theirs in zip(model.get_weights(), original.get_weights()):
+        np.testing.assert_array_equal(ours, theirs)
+    ours, theirs = (weights.read_h5(file)[0] for file in (folder / weights.FILE, path))
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], name)
+
+
+def test_validation_is_not_rounded_and_weighs_each_image_the_same(loaded, monkeypatch):
+    monkeypatch.setattr(training, "VALIDATION_BATCH", 4)  # 14 images: a smaller last batch
+    images, one_hot = validation = training.load_validation(loaded)
+    assert images.shape == (14, 48, 48) and one_hot.dtype == np.float32
+    batches = list(training.validation_batches(validation, SIZE))
+    assert [len(x) for x, _ in batches] == [4, 4, 4, 2]
+    x = np.concatenate([x for x, _ in batches])
+    assert x.dtype == np.float32 and x.shape == (14, SIZE, SIZE, 3)
+    for channel in range(3):
+        np.testing.assert_array_equal(x[..., channel], pixels.enlarge(images, SIZE))
+    assert (x != np.floor(x)).any()
+
+    model = net()
+    model.set_weights([0.01 * array for array in model.get_weights()])  # moderate probabilities
+    backend.compile_model(model, "sgd", 0.1)
+    found = training.validate(model, validation, loaded)
+    probabilities = model.predict_on_batch(x)
+    right = probabilities.argmax(axis=1) == one_hot.argmax(axis=1)
+    loss = -np.log((probabilities * one_hot).sum(axis=1)).mean()
+    assert found["val_loss"] == pytest.approx(loss, rel=1e-5)
+    assert found["val_categorical_accuracy"] == pytest.approx(right.mean())
+
+
+def test_limits_of_the_settings_hold(loaded):
+    loaded.runtime.update(max_train_images=14, max_val_images=7)
+    assert len(training.load_training(loaded)) == 14
+    assert [len(part) for part in training.load_validation(loaded)] == [7, 7]
+
+
+def test_a_stage_augments_as_it_says(loaded):
+    images = training.load_training(loaded)
+    described = stage(batch_size=5, generator_seed=9, **AUGMENTED)
+    batches = training.training_batches(images, described)
+    assert (len(batches), batches.seed) == (7, 9)
+    for key in training.AUGMENTATION:
+        assert getattr(batches, key) == described[key]
+
+
+def test_optimizers_are_those_of_the_reference():
+    model = net()
+    backend.compile_model(model, "adam", 1e-4)
+    first = model.optimizer
+    assert isinstance(first, keras.optimizers.Adam)
+    assert [float(getattr(first, key)) for key in ("beta_1", "beta_2", "epsilon")] == (
+        [pytest.approx(0.9), pytest.approx(0.999), 1e-7]
+    )
+    assert float(backend.to_numpy(first.learning_rate)) == np.float32(1e-4)
+    backend.compile_model(model, "sgd", 0.01)
+    assert isinstance(model.optimizer, keras.optimizers.SGD)
+    assert model.optimizer.momentum in (0, 0.0)
+    backend.compile_model(model, "adam", 1e-4)
+    assert model.optimizer is not first
+
+
+@pytest.mark.parametrize("steps", [2, 3, 100])
+def test_several_steps_per_execution_train_on_the_same_batches(loaded, monkeypatch, steps):
+    made = []
+
+    def recording(images, description):
+        made.append(Recorder(images, 8))
+        return made[-1]
+
+    monkeypatch.setattr(training, "training_batches", recording)
+    loaded.runtime["steps_per_execution"] = steps
+    rows, _ = run(net(), loaded, [stage(2)])
+    assert len(rows) == 2 and len(made[0].given) == 11

@@ -1,0 +1,358 @@
+"""Weights in and out: our own files, the ImageNet layout, checkpoints, and everything broken."""
+
+import json
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from src import backend, networks, settings, weights
+from src.backend import keras
+from src.errors import UserError
+from src.lhc import LHC
+
+DATA = Path(__file__).parent / "data"
+ARCHITECTURE = {"network": "LHC_Net", "target_size": 8, "lhc": {"num_heads": [2]}}
+IMAGES = np.random.RandomState(0).random_sample((3, 8, 8, 3)).astype(np.float32)
+
+
+def tiny(seed=0, name="LHC_Net", controller=None, heads=2):
+    """A net with all kinds of variables, random but repeatable: (B, 8, 8, 3) -> (B, 7)."""
+    layers = keras.layers
+    image = layers.Input((8, 8, 3))
+    x = layers.BatchNormalization(scale=False, name="bn_data")(image)
+    x = layers.Conv2D(4, 3, strides=2, padding="same", use_bias=False, name="conv0")(x)
+    x = LHC(num_heads=heads, att_embed_dim=3, controller=controller, name="lhc1")(x)
+    x = layers.BatchNormalization(name="bn1")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = layers.Dense(7, activation="softmax", name="fc3")(x)
+    net = keras.Model(image, x, name=name)
+    rng = np.random.RandomState(seed)
+    for variable_name, variable in weights.named_variables(net).items():
+        array = 0.3 * rng.randn(*tuple(variable.shape))
+        positive = "variance" in variable_name
+        variable.assign(np.float32(0.5 + np.abs(array) if positive else array))
+    return net
+
+
+def same(a, b):
+    a, b = weights.to_arrays(a), weights.to_arrays(b)
+    return list(a) == list(b) and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """The path of a file of `tiny()`'s weights."""
+    path = tmp_path / "weights.h5"
+    weights.save(tiny(), path, ARCHITECTURE)
+    return path
+
+
+def texts(names):
+    return [name if isinstance(name, str) else name.decode() for name in names]
+
+
+def refused(words, load, *args, **kwargs):
+    """Check that a net refuses weights in one line with all `words`, and stays as it was."""
+    net = tiny(seed=5)
+    with pytest.raises(UserError) as caught:
+        load(net, *args, **kwargs)
+    message = str(caught.value)
+    assert "\n" not in message and all(word in message for word in words), message
+    assert same(net, tiny(seed=5))
+
+
+def test_saved_weights_come_back_bit_by_bit(saved):
+    net = tiny(seed=1)
+    assert not same(net, tiny())
+    weights.load(net, saved, ARCHITECTURE)
+    assert same(net, tiny())
+    assert [path.name for path in saved.parent.iterdir()] == ["weights.h5"]
+
+
+def test_names_say_what_a_variable_is():
+    assert list(weights.named_variables(tiny(controller=0.5))) == [
+        "bn_data/beta",
+        "bn_data/moving_mean",
+        "bn_data/moving_variance",
+        "conv0/kernel",
+        "lhc1/query_key_0/kernel",
+        "lhc1/query_key_0/bias",
+        "lhc1/query_key_1/kernel",
+        "lhc1/query_key_1/bias",
+        "lhc1/value/kernel",
+        "lhc1/value/bias",
+        "lhc1/temperature/kernel",
+        "lhc1/temperature/bias",
+        "lhc1/w",
+        "bn1/gamma",
+        "bn1/beta",
+        "bn1/moving_mean",
+        "bn1/moving_variance",
+        "fc3/kernel",
+        "fc3/bias",
+    ]
+
+
+def test_the_file_is_in_keras_layout(saved):
+    with h5py.File(saved, "r") as file:
+        assert texts(file.attrs["layer_names"])[:2] == ["bn_data", "conv0"]
+        names = texts(file["fc3"].attrs["weight_names"])
+        assert [file["fc3"][name].shape for name in names] == [(4, 7), (7,)]
+        assert json.loads(file.attrs["architecture"]) == ARCHITECTURE
+
+
+@pytest.mark.skipif(backend.GENERATION == 3, reason="Keras 3 writes another layout")
+def test_files_that_keras_writes_are_read(tmp_path):
+    x = keras.layers.Input((4,))
+    net = keras.Model(x, keras.layers.Dense(2, name="fc3")(x))
+    net.save_weights(str(tmp_path / "weights.h5"))
+    arrays, _ = weights.read_h5(tmp_path / "weights.h5")
+    assert list(arrays) == ["fc3/kernel", "fc3/bias"]
+    np.testing.assert_array_equal(arrays["fc3/kernel"], net.get_weights()[0])
+
+
+def test_another_architecture_is_told(saved):
+    other = dict(ARCHITECTURE, target_size=16)
+    words = [str(saved), "target_size", "16", "8", "another architecture"]
+    refused(words, weights.load, saved, other)
+    refused(["another architecture"], weights.load, saved, {"network": "LHC_NetC"})
+
+
+def test_a_file_without_an_architecture_is_told(saved):
+    with h5py.File(saved, "a") as file:
+        del file.attrs["architecture"]
+    refused([str(saved), "architecture"], weights.load, saved, ARCHITECTURE)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    path = tmp_path / "LHC_Net" / "weights.h5"
+    refused([str(path), "missing", "run LHC_Net_Train.py"], weights.load, path, ARCHITECTURE)
+
+
+def edit(path, change):
+    """Apply `change(names of fc3's weights, group fc3)` to a weights file."""
+    with h5py.File(path, "a") as file:
+        group = file["fc3"]
+        names = texts(group.attrs["weight_names"])
+        change(names, group)
+        group.attrs["weight_names"] = [name.encode() for name in names]
+
+
+def test_a_missing_variable_is_named(saved):
+    edit(saved, lambda names, group: names.remove("bias:0"))
+    refused([str(saved), "lacks", "fc3/bias"], weights.load, saved, ARCHITECTURE)
+
+
+def test_a_surplus_variable_is_named(saved):
+    def change(names, group):
+        names.append("scale:0")
+        group["scale:0"] = np.zeros(7, np.float32)
+
+    edit(saved, change)
+    refused([str(saved), "unknown", "fc3/scale"], weights.load, saved, ARCHITECTURE)
+
+
+def test_a_misshapen_variable_is_named(saved):
+    def change(names, group):
+        del group["kernel:0"]
+        group["kernel:0"] = np.zeros((5, 7), np.float32)
+
+    edit(saved, change)
+    words = [str(saved), "fc3/kernel", "(5, 7)", "(4, 7)"]
+    refused(words, weights.load, saved, ARCHITECTURE)
+
+
+def test_ignored_layers_may_lack_but_not_be_wrong(saved):
+    arrays, _ = weights.read_h5(saved)
+    without = {name: array for name, array in arrays.items() if not name.startswith("fc3/")}
+    net = tiny(seed=5)
+    weights.assign(net, without, saved, ignore=weights.HEAD)
+    found = weights.to_arrays(net)
+    assert np.array_equal(found["conv0/kernel"], arrays["conv0/kernel"])
+    assert not np.array_equal(found["fc3/kernel"], arrays["fc3/kernel"])
+    wrong = dict(without, **{"fc3/kernel": np.zeros((1, 7), np.float32)})
+    refused(["fc3/kernel"], weights.assign, wrong, saved, ignore=weights.HEAD)
+
+
+def test_broken_files_are_told(saved):
+    whole = saved.read_bytes()
+    for content in (b"", b"<!doctype html>", whole[:1000], whole[: len(whole) // 2]):
+        saved.write_bytes(content)
+        refused([str(saved), "readable"], weights.load, saved, ARCHITECTURE)
+    saved.write_bytes(whole)
+    with h5py.File(saved, "a") as file:
+        file.attrs["architecture"] = "{"
+    refused([str(saved), "readable"], weights.load, saved, ARCHITECTURE)
+    with h5py.File(saved, "w") as file:
+        file["other"] = np.zeros(3)
+    refused([str(saved), "readable"], weights.load, saved, ARCHITECTURE)
+
+
+def test_an_interrupted_save_keeps_the_old_file(saved, monkeypatch):
+    before = saved.read_bytes()
+
+    def fails(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(h5py.Group, "create_dataset", fails)
+    with pytest.raises(OSError):
+        weights.save(tiny(seed=1), saved, ARCHITECTURE)
+    assert saved.read_bytes() == before
+
+
+def test_weights_pass_from_net_to_net():
+    source, target = tiny(name="ResNet34"), tiny(seed=1, controller=-0.5)
+    weights.transfer(source, target)
+    arrays, found = weights.to_arrays(source), weights.to_arrays(target)
+    before = weights.to_arrays(tiny(seed=1, controller=-0.5))
+    assert all(np.array_equal(found[name], arrays[name]) for name in arrays)
+    assert found["lhc1/w"] == before["lhc1/w"]
+    with pytest.raises(UserError, match="unknown variable lhc1/w"):
+        weights.transfer(target, source)
+    with pytest.raises(UserError, match="lhc1/query_key_0/kernel"):
+        weights.transfer(tiny(heads=1), source)
+
+
+def test_the_start_is_the_imagenet_file_without_the_head(imagenet, settings_folder, tmp_path):
+    folder = settings_folder(tmp_path, Data={"backbone_weights": str(imagenet)})
+    loaded = settings.load(folder)
+    net = networks.build("ResNet34", loaded)
+    before = weights.to_arrays(net)
+    weights.load_start(net, loaded)
+    after, arrays = weights.to_arrays(net), weights.read_h5(imagenet)[0]
+    for name, array in after.items():
+        head = name.split("/")[0] in weights.HEAD
+        np.testing.assert_array_equal(array, before[name] if head else arrays[name], name)
+
+    loaded.data["backbone_weights"] = "random"
+    weights.load_start(net, loaded)
+    assert np.array_equal(weights.to_arrays(net)["conv0/kernel"], arrays["conv0/kernel"])
+    loaded.data["backbone_weights"] = str(tmp_path / "none.h5")
+    with pytest.raises(UserError, match="none.h5: not found.*backbone_weights"):
+        weights.load_start(net, loaded)
+
+
+@pytest.mark.parametrize(
+    "name, key",
+    [
+        ("bn_data/beta", "conv1/bn1/beta"),
+        ("conv0/kernel", "conv1/conv1/kernel"),
+        ("bn0/gamma", "conv1/bn2/gamma"),
+        ("stage1_unit1_sc/kernel", "conv2_1/convId/kernel"),
+        ("stage4_unit3_bn2/moving_mean", "conv5_3/bn2/moving_mean"),
+        ("lhc1/query_key_7/kernel", "conv1/LHC_Module/Wqk/7/kernel"),
+        ("lhc2/temperature/bias", "conv2_3/LHC_Module/Wp/bias"),
+        ("lhc5/value/kernel", "conv5_3/LHC_Module/Wv/kernel"),
+        ("lhc4/w", "controller4/w"),
+        ("bn1/beta", "bn/beta"),
+        ("fc2/bias", "fc2/bias"),
+    ],
+)
+def test_keys_of_the_published_checkpoints(name, key):
+    assert weights.checkpoint_key(name) == key
+
+
+def write_checkpoint(folder, arrays):
+    """Write {"conv1/bn1/beta": array} as a TensorFlow object checkpoint; return its prefix."""
+    tf = pytest.importorskip("tensorflow")
+
+    def tree(level):
+        named = {}
+        for key, value in level.items():
+            named[key] = tree(value) if isinstance(value, dict) else tf.Variable(value)
+        return tf.train.Checkpoint(**named)
+
+    levels = {}
+    for key, array in arrays.items():
+        *path, leaf = key.split("/")
+        level = levels
+        for part in path:
+            level = level.setdefault(part, {})
+        level[leaf] = array
+    return tree(levels).save(str(folder / "LHC_Net"))
+
+
+@pytest.fixture
+def published_arrays():
+    """The variables of `tiny()` under the published checkpoints' keys."""
+    arrays = weights.to_arrays(tiny(controller=0.5))
+    return {weights.checkpoint_key(name): array for name, array in arrays.items()}
+
+
+def test_a_checkpoint_is_loaded_by_name(published_arrays, tmp_path):
+    prefix = write_checkpoint(tmp_path, dict(published_arrays, **{"optimizer/iter": 7}))
+    net = tiny(seed=1, controller=0.1)
+    weights.load_checkpoint(net, prefix)
+    assert same(net, tiny(controller=0.5))
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"conv1/conv1/kernel": None}, ["lacks", "conv0/kernel"]),
+        ({"conv1/LHC_Module/Wqk/1/bias": None}, ["lacks", "lhc1/query_key_1/bias"]),
+        ({"conv1/conv9/kernel": np.zeros(3)}, ["unknown", "conv1/conv9/kernel"]),
+        ({"temperature": np.zeros(3)}, ["unknown", "temperature"]),
+        ({"fc3/bias": np.zeros(8, np.float32)}, ["fc3/bias", "(8,)", "(7,)"]),
+    ],
+    ids=["missing", "missing in LHC", "surplus", "surplus on top", "misshapen"],
+)
+def test_every_variable_of_a_checkpoint_is_accounted_for(published_arrays, tmp_path, change, words):
+    arrays = {**published_arrays, **change}
+    arrays.pop("controller1/w")
+    arrays = {key: array for key, array in arrays.items() if array is not None}
+    prefix = write_checkpoint(tmp_path, arrays)
+    refused([prefix, *words], weights.load_checkpoint, prefix)
+
+
+def test_scalars_make_another_network(published_arrays, tmp_path):
+    prefix = write_checkpoint(tmp_path, published_arrays)
+    refused(["unknown", "controller1/w"], weights.load_checkpoint, prefix)
+
+
+def test_broken_checkpoints_are_told(published_arrays, tmp_path):
+    prefix = write_checkpoint(tmp_path, published_arrays)
+    index, data = Path(f"{prefix}.index"), Path(f"{prefix}.data-00000-of-00001")
+    whole = index.read_bytes(), data.read_bytes()
+    words = [prefix, "Download_Models.py"]
+    data.write_bytes(whole[1][:100])
+    refused(words, weights.load_checkpoint, prefix)
+    data.write_bytes(bytes(reversed(whole[1])))
+    refused(words, weights.load_checkpoint, prefix)
+    data.unlink()
+    refused(words, weights.load_checkpoint, prefix)
+    data.write_bytes(whole[1])
+    index.write_bytes(b"<!doctype html>")
+    refused(words, weights.load_checkpoint, prefix)
+    index.unlink()
+    refused(words, weights.load_checkpoint, prefix)
+
+
+@pytest.mark.parametrize("stack", ["today", "paper"])
+def test_weights_of_both_stacks_give_the_same_probabilities(stack):
+    """The files were written by this test's own nets on each stack; see `write_example`."""
+    path = DATA / f"weights_{stack}.h5"
+    net = tiny(seed=1)
+    weights.load(net, path, ARCHITECTURE)
+    with h5py.File(path, "r") as file:
+        expected = np.array(json.loads(file.attrs["probabilities"]), np.float32)
+    found = net.predict_on_batch(IMAGES)
+    assert np.ptp(expected, axis=0).max() > 1e-3
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def write_example():
+    """Write the running stack's file for the test above: `python -m tests.test_weights`."""
+    path = DATA / f"weights_{'today' if backend.GENERATION == 3 else 'paper'}.h5"
+    net = tiny(seed=int(backend.GENERATION))
+    weights.save(net, path, ARCHITECTURE)
+    with h5py.File(path, "a") as file:
+        file.attrs["probabilities"] = json.dumps(net.predict_on_batch(IMAGES).tolist())
+    print(path, os.path.getsize(path), "bytes")
+
+
+if __name__ == "__main__":
+    write_example()
