@@ -84,7 +84,7 @@ def bare_steps(model, x, y):
     if backend.NAME == "jax":
         import jax
 
-        x, y = jax.device_put(x), jax.device_put(y)
+        x, y = jax.device_put((x, y))
         model._symbolic_build(data_batch=(x, y))
         keys = ("trainable", "non_trainable", "optimizer", "metrics")
         state = model._get_jax_state(**{f"{key}_variables": True for key in keys})
@@ -98,7 +98,9 @@ def bare_steps(model, x, y):
             jax.block_until_ready(logs)
 
     else:
-        x, y = backend.convert(x), backend.convert(y)
+        parts = x if isinstance(x, list) else [x]
+        parts, y = [backend.convert(part) for part in parts], backend.convert(y)
+        x = parts if isinstance(x, list) else parts[0]
 
         def run(count):
             for _ in range(count):

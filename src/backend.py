@@ -61,6 +61,9 @@ einsum = _either("einsum", "einsum")
 rsqrt = _either("rsqrt", "math.rsqrt")
 zeros_like = _either("zeros_like", "zeros_like")
 stop_gradient = _either("stop_gradient", "stop_gradient")
+take_along_axis = _either("take_along_axis", "gather")
+if GENERATION == 2:
+    take_along_axis = functools.partial(take_along_axis, batch_dims=1)
 conv = functools.partial(  # at stride 1, without padding
     _either("conv", "nn.conv2d"), strides=1, padding="valid" if GENERATION == 3 else "VALID"
 )

@@ -17,24 +17,21 @@ def same(size):
     return (size - 1) // 2, size // 2
 
 
-def max_pool(x, size, strides, padding, border, axis=1):
-    """Pool over `axis` and the next, `padding` (before, after) both by the value `border`.
+def max_pool(x, size, strides, padding, border):
+    """(B, H, W, C) -> (B, h, w, C), `padding` (before, after) of the value `border` on H and W.
 
     Each window remembers which of its pixels was the first maximum in row-major order, as the
     framework's pooling does; the gradient of a pixel is then gathered from the windows it is in.
-    x has four axes, the others being those of images and channels.
     """
-    lengths = x.shape[axis : axis + 2]
+    height, width, channels = x.shape[1:]
     before = padding[0]
     reach = -(-size // strides)  # windows that a pixel is in, along one axis
-    # Tiles of strides x strides pixels that cover the padded map.
-    rows, columns = (-(-(length + sum(padding)) // strides) for length in lengths)
+    rows, columns = (-(-(length + sum(padding)) // strides) for length in (height, width))
 
     @B.custom_gradient
     def pool(x):
-        padded = _pad(x, padding, padding, border, axis)
         largest = winner = None
-        for k, part in enumerate(_windows(padded, size, strides, axis)):
+        for k, part in enumerate(_windows(_pad(x, padding, padding, border), size, strides)):
             if largest is None:
                 largest, winner = part, B.cast(B.zeros_like(part), "uint8")
             else:
@@ -44,48 +41,43 @@ def max_pool(x, size, strides, padding, border, axis=1):
         largest, winner = B.materialise(largest), B.materialise(winner)
 
         def gradient(dy):
-            # Pixel i of tile t is number i + a * strides of window t - a, for a = 0...reach - 1.
-            pooled = largest.shape[axis : axis + 2]
-            pads = [(reach - 1, n - m) for n, m in zip((rows, columns), pooled)]
-            dy, chosen = _pad(dy, *pads, 0, axis), _pad(winner, *pads, 255, axis)
+            # Pixel p of the padded map is number p % strides + a * strides in window
+            # p // strides - a, for a = 0...reach - 1.
+            after = [n - m for n, m in zip((rows, columns), largest.shape[1:3])]
+            pads = [(reach - 1, extra) for extra in after]
+            dy, chosen = _pad(dy, *pads, 0), _pad(winner, *pads, 255)
             dx = 0.0
             for a, b in np.ndindex(reach, reach):
                 i, j = np.arange(strides) + a * strides, np.arange(strides) + b * strides
                 number = np.add.outer(i * size, j)
                 number[i >= size] = number[:, j >= size] = 254  # nobody's
-                number = number.astype(np.uint8).reshape([strides, 1, strides] + [1] * (2 - axis))
+                number = number.astype(np.uint8)[:, None, :, None]
                 r, c = reach - 1 - a, reach - 1 - b
-                tiles = (slice(r, r + rows), None, slice(c, c + columns), None)
-                index = (slice(None),) * axis + tiles
+                index = (slice(None), slice(r, r + rows), None, slice(c, c + columns), None)
                 dx = dx + B.where(chosen[index] == number, B.cast(dy[index], "float32"), 0.0)
-            shape = list(x.shape)
-            shape[2 - 2 * axis] = -1
-            shape[axis : axis + 2] = rows * strides, columns * strides
-            kept = tuple(slice(before, before + length) for length in lengths)
-            dx = B.reshape(dx, shape)[(slice(None),) * axis + kept]
-            return B.cast(dx, x.dtype)
+            dx = B.reshape(dx, (-1, rows * strides, columns * strides, channels))
+            return B.cast(dx[:, before : before + height, before : before + width], x.dtype)
 
         return largest, gradient
 
     return pool(x)
 
 
-def average_pool(x, size, axis=1):
-    """'Same' pool over `axis` and the next: the mean of those pixels of a window that exist."""
+def average_pool(x, size):
+    """(B, H, W, C) -> the same shape; each pixel is the mean of those of its window that exist."""
     before, after = same(size)
-    counts = [_existing(length, size) for length in x.shape[axis : axis + 2]]
-    weights = (1 / np.outer(*counts)).astype(np.float32)
-    weights = weights.reshape(weights.shape + (1,) * (2 - axis))
+    counts = [_existing(length, size) for length in x.shape[1:3]]
+    weights = (1 / np.outer(*counts)).astype(np.float32)[:, :, None]
 
     def total(x, padding):
-        windows = _windows(_pad(x, padding, padding, 0, axis), size, 1, axis)
+        windows = _windows(_pad(x, padding, padding, 0), size, 1)
         return sum(B.cast(part, "float32") for part in windows)
 
     @B.custom_gradient
     def pool(x):
         def gradient(dy):
             dy = B.cast(B.cast(dy, "float32") * weights, x.dtype)
-            return B.materialise(B.cast(total(dy, (after, before)), x.dtype))
+            return B.cast(total(dy, (after, before)), x.dtype)
 
         y = B.cast(total(x, (before, after)) * weights, x.dtype)
         return B.materialise(y), gradient
@@ -93,19 +85,17 @@ def average_pool(x, size, axis=1):
     return pool(x)
 
 
-def _pad(x, vertical, horizontal, value, axis):
-    """Pad two axes. Kept in memory: read from there, no window asks again where the border is."""
-    pads = [[0, 0]] * 4
-    pads[axis : axis + 2] = list(vertical), list(horizontal)
+def _pad(x, vertical, horizontal, value):
+    """Pad H and W. Kept in memory: read from there, no window asks again where the border is."""
+    pads = [[0, 0], list(vertical), list(horizontal), [0, 0]]
     return B.materialise(B.pad(x, pads, constant_values=value))
 
 
-def _windows(x, size, strides, axis):
+def _windows(x, size, strides):
     """Yield, in row-major order, the size * size strided slices of x that make up all windows."""
-    ends = [(length - size) // strides * strides + 1 for length in x.shape[axis : axis + 2]]
+    ends = [(length - size) // strides * strides + 1 for length in x.shape[1:3]]
     for r, c in np.ndindex(size, size):
-        window = slice(r, r + ends[0], strides), slice(c, c + ends[1], strides)
-        yield x[(slice(None),) * axis + window]
+        yield x[:, r : r + ends[0] : strides, c : c + ends[1] : strides]
 
 
 def _existing(length, size):

@@ -139,54 +139,7 @@ class ImageFolderBatches(keras.utils.Sequence):
         up-down): before the flips, output pixel (r, c) is read at matrix @ (r, c) + offset.
         Matrices and offsets are None if nothing but flips is asked for.
         """
-        # One row of draws per image: `uniform(a, b)` is a + (b - a) * random().
-        ranges = [
-            (-self.rotation_range, self.rotation_range),
-            (-self.height_shift_range, self.height_shift_range),
-            (-self.width_shift_range, self.width_shift_range),
-            (-self.shear_range, self.shear_range),
-            (1 - self.zoom_range, 1 + self.zoom_range),
-            (1 - self.zoom_range, 1 + self.zoom_range),
-        ]
-        drawn = [low != high for low, high in ranges]
-        draws = iter(np.random.random_sample((count, sum(drawn) + 2)).T)
-        rotation, down, right, shear, zoom_down, zoom_right = [
-            low + (high - low) * next(draws) if low != high else None for low, high in ranges
-        ]
-        flips = np.stack([next(draws) < 0.5, next(draws) < 0.5], axis=1)
-        flips &= [self.horizontal_flip, self.vertical_flip]
-
-        parts = []
-        if rotation is not None:
-            cosine, sine = _turn(rotation)
-            parts.append(_identities(count))
-            parts[-1][:, 0, 0] = parts[-1][:, 1, 1] = cosine
-            parts[-1][:, 1, 0] = sine
-            parts[-1][:, 0, 1] = -sine
-        if down is not None or right is not None:
-            parts.append(_identities(count))
-            parts[-1][:, 0, 2] = 0 if down is None else down * self.size
-            parts[-1][:, 1, 2] = 0 if right is None else right * self.size
-        if shear is not None:
-            cosine, sine = _turn(shear)
-            parts.append(_identities(count))
-            parts[-1][:, 0, 1] = -sine
-            parts[-1][:, 1, 1] = cosine
-        if zoom_down is not None:
-            parts.append(_identities(count))
-            parts[-1][:, 0, 0] = zoom_down
-            parts[-1][:, 1, 1] = zoom_right
-        if not parts:
-            return None, None, flips
-
-        matrix = parts[0]
-        for part in parts[1:]:
-            matrix = np.matmul(matrix, part)
-        centre, back = np.eye(3), np.eye(3)
-        centre[:2, 2] = self.size / 2 + 0.5
-        back[:2, 2] = -centre[:2, 2]
-        matrix = np.matmul(np.matmul(centre, matrix), back)
-        return matrix[:, :2, :2], matrix[:, :2, 2], flips
+        return draw_parameters(self, self.size, count, np.random.random_sample)
 
     def _transform(self, rows, matrices, offsets, flips):
         moved = matrices is not None
@@ -202,6 +155,58 @@ class ImageFolderBatches(keras.utils.Sequence):
 
         self.images.in_parallel(work, len(rows))
         return x
+
+
+def draw_parameters(ranges, size, count, random_sample):
+    """Draw as ImageFolderBatches.draw_parameters does, for its attributes, from `random_sample`."""
+    # One row of draws per image: `uniform(a, b)` is a + (b - a) * random().
+    limits = [
+        (-ranges.rotation_range, ranges.rotation_range),
+        (-ranges.height_shift_range, ranges.height_shift_range),
+        (-ranges.width_shift_range, ranges.width_shift_range),
+        (-ranges.shear_range, ranges.shear_range),
+        (1 - ranges.zoom_range, 1 + ranges.zoom_range),
+        (1 - ranges.zoom_range, 1 + ranges.zoom_range),
+    ]
+    drawn = [low != high for low, high in limits]
+    draws = iter(random_sample((count, sum(drawn) + 2)).T)
+    rotation, down, right, shear, zoom_down, zoom_right = [
+        low + (high - low) * next(draws) if low != high else None for low, high in limits
+    ]
+    flips = np.stack([next(draws) < 0.5, next(draws) < 0.5], axis=1)
+    flips &= [ranges.horizontal_flip, ranges.vertical_flip]
+
+    parts = []
+    if rotation is not None:
+        cosine, sine = _turn(rotation)
+        parts.append(_identities(count))
+        parts[-1][:, 0, 0] = parts[-1][:, 1, 1] = cosine
+        parts[-1][:, 1, 0] = sine
+        parts[-1][:, 0, 1] = -sine
+    if down is not None or right is not None:
+        parts.append(_identities(count))
+        parts[-1][:, 0, 2] = 0 if down is None else down * size
+        parts[-1][:, 1, 2] = 0 if right is None else right * size
+    if shear is not None:
+        cosine, sine = _turn(shear)
+        parts.append(_identities(count))
+        parts[-1][:, 0, 1] = -sine
+        parts[-1][:, 1, 1] = cosine
+    if zoom_down is not None:
+        parts.append(_identities(count))
+        parts[-1][:, 0, 0] = zoom_down
+        parts[-1][:, 1, 1] = zoom_right
+    if not parts:
+        return None, None, flips
+
+    matrix = parts[0]
+    for part in parts[1:]:
+        matrix = np.matmul(matrix, part)
+    centre, back = np.eye(3), np.eye(3)
+    centre[:2, 2] = size / 2 + 0.5
+    back[:2, 2] = -centre[:2, 2]
+    matrix = np.matmul(np.matmul(centre, matrix), back)
+    return matrix[:, :2, :2], matrix[:, :2, 2], flips
 
 
 def list_images(folder, classes=CLASSES, limit=None):

@@ -166,10 +166,8 @@ class LHC(keras.layers.Layer):
         Two shortcuts: the mean of S over the keys is q times the mean key, and dividing q by the
         temperature divides S. Temperature and softmax are computed in float32.
         """
-        moved = B.transpose(x, (1, 2, 0, 3))  # (H, W, B, C)
-        size = self.pool_size
-        average = fast.average_pool(moved, size, axis=0)
-        maximum = fast.max_pool(moved, size, 1, fast.same(size), float("-inf"), axis=0)
+        average = fast.average_pool(x, self.pool_size)
+        maximum = fast.max_pool(x, self.pool_size, 1, fast.same(self.pool_size), float("-inf"))
         value = self._heads(fast.average_pool(self.value(x), 3))
         # One product per head for all images; d is rounded up, as matrix units want it.
         extra = [0, -self.att_embed_dim % 8]
@@ -189,7 +187,8 @@ class LHC(keras.layers.Layer):
         return B.reshape(B.einsum("bnlk,bnck->bnlc", value, attention), (-1,) + self.spatial)
 
     def _embed(self, x, kernel, bias):
-        """(H, W, B, C) -> (heads, d, B, C)."""
+        """(B, H, W, C) -> (heads, d, B, C)."""
         heads, width, length = kernel.shape
-        embedded = B.matmul(kernel, B.reshape(x, (heads, length, -1)))
-        return B.reshape(embedded, (heads, width, -1, x.shape[-1])) + bias[:, :, None, None]
+        x = B.reshape(B.transpose(self._heads(x), (1, 2, 0, 3)), (heads, length, -1))
+        embedded = B.matmul(kernel, x)
+        return B.reshape(embedded, (heads, width, -1, self.spatial[-1])) + bias[:, :, None, None]

@@ -20,7 +20,7 @@ def enlarge(images, size, out=None, threads=1):
     images = np.ascontiguousarray(images)
     if out is None:
         out = np.empty((len(images), size, size), np.float32)
-    taps = _taps(images.shape[1], size) + _taps(images.shape[2], size)
+    taps = bilinear_taps(images.shape[1], size) + bilinear_taps(images.shape[2], size)
     if threads == 1:
         _enlarge(images, *taps, out)
         return out
@@ -147,7 +147,7 @@ def _blend(words, above, before, line):
         line[c] = value
 
 
-def _taps(length, size):
+def bilinear_taps(length, size):
     """Neighbours below and above, and float32 weight, of `size` points over `length` pixels."""
     half = np.float32(0.5)
     scale = np.float32(length) / np.float32(size)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from . import backend, dataset, plots, runtime, weights
+from . import backend, dataset, device_input, plots, runtime, weights
 from .errors import UserError
 from .generator import ImageFolder, ImageFolderBatches
 from .pixels import enlarge
@@ -48,9 +48,11 @@ def train(model, settings, name, recipe=None):
 
     Raises UserError where the data are missing, or when the loss is no longer a number.
     """
-    stages = (recipe or settings.recipe(name))["stages"]
+    recipe = recipe or settings.recipe(name)
+    stages = recipe["stages"]
+    on_device = settings.runtime["numerics"] == "fast"
     validation = load_validation(settings)
-    images = load_training(settings)
+    images = (device_input.load if on_device else load_training)(settings)
     folder = start_folder(settings, name)
     rows = []
 
@@ -65,7 +67,15 @@ def train(model, settings, name, recipe=None):
     for number, stage in enumerate(stages, start=1):
         if stage["seeds"]:
             backend.set_seeds(**stage["seeds"])
-        batches = training_batches(images, stage)
+        if on_device:
+            seeds = (stage["seeds"] or recipe.get("seeds") or {}).values()
+            draws = np.random.default_rng([*seeds, stage["generator_seed"] or 0, number])
+            augmentation = {key: stage[key] for key in AUGMENTATION}
+            batches = device_input.DeviceFeed(
+                model, stage["batch_size"], augmentation, images, validation, settings.size, draws
+            )
+        else:
+            batches = training_batches(images, stage)
         label = f"{name} stage {number}/{len(stages)}"
         for row in run_stage(model, stage, batches, validation, settings, label, keep_weights):
             keep_row(dict(row, stage=number))
@@ -76,27 +86,26 @@ def train(model, settings, name, recipe=None):
 def run_stage(model, stage, batches, validation, settings, label, keep_weights=lambda: None):
     """Train one stage; yield a history row (without "stage") after each epoch.
 
+    `batches` are an ImageFolderBatches or a DeviceFeed.
+
     Early stopping as in TensorFlow 2.4.1: a tie is no improvement, and the best weights are put
     back only when the patience runs out, not when the epoch limit ends the stage.
     """
     speed = settings.runtime
-    backend.compile_model(
-        model,
-        stage["optimizer"],
-        stage["learning_rate"],
-        speed["steps_per_execution"],
-        speed["xla"],
+    feed = batches
+    if not isinstance(feed, device_input.DeviceFeed):
+        feed = HostFeed(model, batches, validation, settings)
+    feed.compile(
+        stage["optimizer"], stage["learning_rate"], speed["steps_per_execution"], speed["xla"]
     )
     best, best_weights, waited = -math.inf, None, 0
-    batches[0]  # Keras 2.4 asks for a batch before training starts, and its draws count
     for epoch in range(1, stage["epochs"] + 1):
         title = f"{label} epoch {epoch}/{stage['epochs']}"
         started = time.perf_counter()
-        stream = prefetch(epoch_batches(batches, title), speed["prefetch_batches"])
-        logs = backend.fit_epoch(model, stream, len(batches))
+        logs = feed.fit(title)
         seconds = time.perf_counter() - started
-        row = {"epoch": epoch, **logs, **validate(model, validation, settings)}
-        row.update(seconds=seconds, images_per_second=len(batches.images) / seconds)
+        row = {"epoch": epoch, **logs, **feed.validate()}
+        row.update(seconds=seconds, images_per_second=len(feed.images) / seconds)
         print(
             "{}: loss {loss:.4f}, accuracy {categorical_accuracy:.4f}, val_loss {val_loss:.4f}, "
             "val_accuracy {val_categorical_accuracy:.4f}, {images_per_second:.1f} images/s".format(
@@ -119,7 +128,33 @@ def run_stage(model, stage, batches, validation, settings, label, keep_weights=l
             if stage["patience"] and waited >= stage["patience"]:
                 model.set_weights(best_weights)
                 break
-        batches.on_epoch_end()  # not after an early stop: its draw was never made there
+        feed.end_epoch()  # not after an early stop: its draw was never made there
+
+
+class HostFeed:
+    """Trains and validates `model` on batches that the host makes."""
+
+    def __init__(self, model, batches, validation, settings):
+        self.model, self.batches = model, batches
+        self.validation, self.settings = validation, settings
+        self.images = batches.images
+
+    def compile(self, *args):
+        backend.compile_model(self.model, *args)
+        self.batches[0]  # Keras 2.4 asks for a batch before training starts, and its draws count
+
+    def fit(self, title):
+        """Train for one epoch; return {"loss", "categorical_accuracy"}."""
+        ahead = self.settings.runtime["prefetch_batches"]
+        stream = prefetch(epoch_batches(self.batches, title), ahead)
+        return backend.fit_epoch(self.model, stream, len(self.batches))
+
+    def validate(self):
+        """Return {"val_loss", "val_categorical_accuracy"}."""
+        return validate(self.model, self.validation, self.settings)
+
+    def end_epoch(self):
+        self.batches.on_epoch_end()
 
 
 def epoch_batches(batches, title):

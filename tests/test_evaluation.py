@@ -146,7 +146,10 @@ def test_missing_weights_say_what_to_do(world, capsys, tmp_path):
     data.update(models_folder=str(tmp_path / "none"), results_folder=str(tmp_path / "results"))
     data.update(downloaded_models_folder=str(tmp_path / "none"))
     (folder / "Data_Settings.json").write_text(json.dumps(data))
-    for script, hint in ((LHC_Eval, "run "), (Controller_Downloaded_Eval, "Download_Models")):
+    for script, hint in (
+        (LHC_Eval, "run LHC_Train.py"),
+        (Controller_Downloaded_Eval, "Download_Models"),
+    ):
         assert script.main(["--settings", str(folder)]) == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("error: ") and hint in error, error

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from src import backbone, backend, networks
+
+from src import backbone, backend
 from src.backend import keras
 from src.lhc import LHC
 
@@ -24,8 +25,12 @@ def compare(reference, fast, x):
         inputs = keras.layers.Input(x.shape[1:], batch_size=len(x))
         shift = Shift(x)
         model = keras.Model(inputs, layer(shift(inputs)))
-        model.compile(keras.optimizers.SGD(1.0), loss=lambda y, z: keras.backend.sum(y * z)
-                      if backend.GENERATION == 2 else keras.ops.sum(y * z))
+        model.compile(
+            keras.optimizers.SGD(1.0),
+            loss=lambda y, z: (
+                keras.backend.sum(y * z) if backend.GENERATION == 2 else keras.ops.sum(y * z)
+            ),
+        )
         output = model.predict(x, verbose=0)
         before = [w.copy() for w in model.get_weights()]
         model.train_on_batch(x, weighting)

@@ -1,0 +1,152 @@
+"""The input path of the fast numerics: images live on the device, batches are made in the step.
+
+The same pictures and distributions as the reference's generator gives (REFERENCE.md sections 2, 3)
+from the 48 x 48 images themselves: enlarge, floor (as the JPEGs are), move, flip. Only row numbers
+and seven numbers per image travel to the device. Parameters come from a private generator, so the
+batches are not the reference's, and nothing else's random numbers move.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from . import backend as B
+from . import dataset
+from .backend import keras
+from .generator import draw_parameters
+from .pixels import bilinear_taps
+
+VALIDATION_BATCH = 256
+
+
+def load(settings):
+    """Return the training split: images uint8 (N, 48, 48), labels one-hot float32 (N, 7)."""
+    images, labels = dataset.load(settings.path("data_folder"), "train")
+    limit = settings.runtime["max_train_images"]
+    if limit is not None and limit < len(images):  # each class keeps its share
+        rows = [np.flatnonzero(labels == c) for c in range(len(dataset.CLASSES))]
+        rows = [found[: max(1, round(len(found) * limit / len(images)))] for found in rows]
+        rows = np.sort(np.concatenate(rows))
+        images, labels = images[rows], labels[rows]
+    return images, np.eye(len(dataset.CLASSES), dtype=np.float32)[labels]
+
+
+def draw_placements(random, count, size, augmentation):
+    """Draw `count` times where pixels come from: float32 (count, 7).
+
+    Columns: 2 x 2 matrix, offset, 1 if flipped: output pixel (r, c) is read at
+    matrix @ (r, c) + offset, c counted from the right if flipped.
+    """
+    ranges = SimpleNamespace(vertical_flip=False, **augmentation)
+    matrices, offsets, flips = draw_parameters(ranges, size, count, random.random)
+    if matrices is None:
+        matrices, offsets = np.tile(np.eye(2), (count, 1, 1)), np.zeros((count, 2))
+    columns = [matrices.reshape(count, 4), offsets, flips[:, :1]]
+    return np.concatenate(columns, axis=1).astype(np.float32)
+
+
+class DeviceImages(keras.layers.Layer):
+    """Rows (B,) int32 [and placements (B, 7)] -> images float32 (B, size, size, 3), 0...255.
+
+    Holds `images` uint8 (N, h, w). With placements, images are floored and moved as in training;
+    without, they are only enlarged, as for validation.
+    """
+
+    def __init__(self, images, size, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        self.size = size
+        self.pixels = self.add_weight(
+            name="pixels",
+            shape=images.shape,
+            dtype="uint8",
+            initializer=lambda shape, dtype=None: B.convert(images),
+            trainable=False,
+        )
+
+    def compute_output_shape(self, rows_shape, placements_shape=None):
+        return (rows_shape[0], self.size, self.size, 3)
+
+    def call(self, rows, placements=None):
+        x = B.cast(B.take(B.convert(self.pixels), rows, axis=0), "float32")
+        for axis in (2, 1):  # along the lines first, as TensorFlow does
+            lower, upper, weight = bilinear_taps(x.shape[axis], self.size)
+            low, high = B.take(x, lower, axis=axis), B.take(x, upper, axis=axis)
+            x = low + (high - low) * (weight if axis == 2 else weight[:, None])
+        if placements is not None:
+            x = self._move(B.floor(x), placements)
+        return B.stack([x, x, x], axis=-1)
+
+    def _move(self, x, placements):
+        """Read the images (B, S, S) where the placements say: bilinear, nearest at the border."""
+        last = self.size - 1
+        r, c = np.mgrid[: self.size, : self.size].astype(np.float32)
+        a, b, d, e, down, right, flip = (placements[:, i, None, None] for i in range(7))
+        c = c + flip * (last - 2 * c)
+        flat = B.reshape(x, (-1, self.size**2))
+        corners = []
+        for position in (a * r + b * c + down, d * r + e * c + right):
+            position = B.minimum(B.maximum(position, 0.0), float(last))
+            start = B.floor(position)
+            corners.append((start, B.minimum(start + 1.0, float(last)), position - start))
+        (top, bottom, below), (left, right, behind) = corners
+
+        def pixel(row, column):
+            index = B.cast(row * float(self.size) + column, "int32")
+            index = B.reshape(index, (-1, self.size**2))
+            return B.reshape(B.take_along_axis(flat, index, axis=1), (-1, self.size, self.size))
+
+        upper = pixel(top, left) * (1 - behind) + pixel(top, right) * behind
+        lower = pixel(bottom, left) * (1 - behind) + pixel(bottom, right) * behind
+        return upper * (1 - below) + lower * below
+
+
+class DeviceFeed:
+    """Trains and validates `model` on images that live on the device.
+
+    training, validation: (images uint8 (N, 48, 48), one-hot labels); `random` is a
+    np.random.Generator for the order of the images and their placements.
+    """
+
+    def __init__(self, model, batch_size, augmentation, training, validation, size, random):
+        self.batch_size, self.augmentation = batch_size, augmentation
+        self.size, self.random = size, random
+        self.images, self.one_hot = training
+        self.validation_labels = validation[1]
+        rows = keras.layers.Input((), dtype="int32", name="rows")
+        placements = keras.layers.Input((7,), name="placements")
+        images = DeviceImages(self.images, size, name="training_images")(rows, placements)
+        self.trained = keras.Model([rows, placements], model(images))
+        images = DeviceImages(validation[0], size, name="validation_images")(rows)
+        self.validated = keras.Model(rows, model(images))
+
+    def compile(self, *args):
+        for model in (self.trained, self.validated):
+            B.compile_model(model, *args)
+
+    def fit(self, title):
+        """Train for one epoch; return {"loss", "categorical_accuracy"}."""
+        rows = self.random.permutation(len(self.images)).astype(np.int32)
+        placements = draw_placements(self.random, len(rows), self.size, self.augmentation)
+        history = self.trained.fit(
+            [rows, placements],
+            self.one_hot[rows],
+            batch_size=self.batch_size,
+            shuffle=False,
+            verbose=0,
+        )
+        return {name: values[0] for name, values in history.history.items()}
+
+    def validate(self):
+        """Return {"val_loss", "val_categorical_accuracy"}."""
+        rows = np.arange(len(self.validation_labels), dtype=np.int32)
+        logs = self.validated.evaluate(
+            rows,
+            self.validation_labels,
+            batch_size=VALIDATION_BATCH,
+            verbose=0,
+            return_dict=True,
+        )
+        return {f"val_{name}": value for name, value in logs.items()}
+
+    def end_epoch(self):
+        pass

@@ -1,0 +1,105 @@
+"""The input path on the device gives the reference generator's pictures and distributions."""
+
+import numpy as np
+import pytest
+
+from src import backend, device_input
+from src.backend import keras
+from src.generator import ImageFolderBatches
+from src.pixels import affine, enlarge
+
+SIZE = 40
+AUGMENTATION = {
+    "rotation_range": 30,
+    "width_shift_range": 0.1,
+    "height_shift_range": 0.2,
+    "shear_range": 5,
+    "zoom_range": 0.1,
+    "horizontal_flip": True,
+}
+PLAIN = dict(dict.fromkeys(AUGMENTATION, 0), horizontal_flip=False)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.RandomState(0).randint(0, 256, (5, 48, 48)).astype(np.uint8)
+
+
+def run(images, rows, *placements):
+    layer = device_input.DeviceImages(images, SIZE)
+    return backend.to_numpy(layer(backend.convert(np.int32(rows)), *placements))
+
+
+def test_training_images_are_the_generators(images):
+    """Same parameters, same picture: also at the borders, flipped or not."""
+    random = np.random.default_rng(1)
+    rows = [3, 0, 4, 4, 1, 2]
+    placements = device_input.draw_placements(random, len(rows), SIZE, AUGMENTATION)
+    found = run(images, rows, backend.convert(placements))
+    floored = np.floor(enlarge(images, SIZE)).astype(np.uint8)
+    assert 0 < placements[:, 6].sum() < len(rows)
+    for picture, row, (a, b, c, d, down, right, flip) in zip(found, rows, placements):
+        expected = affine(floored[row], [[a, b], [c, d]], [down, right], bool(flip))
+        assert np.abs(picture - expected).max() < 0.05  # float32 coordinates: neighbours differ by
+        assert np.abs(picture - expected).mean() < 1e-3  # up to 255, 255 * 1e-4 where they do
+
+
+def test_validation_images_are_enlarged_only(images):
+    found = run(images, [4, 1])
+    assert np.abs(found - enlarge(images[[4, 1]], SIZE)[..., None]).max() < 1e-4
+
+
+def test_without_augmentation_the_grey_levels_stay(images):
+    placements = device_input.draw_placements(np.random.default_rng(0), 5, SIZE, PLAIN)
+    found = run(images, range(5), backend.convert(placements))
+    expected = np.floor(enlarge(images, SIZE))[..., None]
+    # A level may be off by one where the exact value is whole and rounding fell below it.
+    assert np.abs(found - expected).max() <= 1 and np.mean(found != expected) < 1e-3
+
+
+def test_placements_have_the_generators_distribution():
+    count = 4000
+
+    class Folder(list):
+        size, classes = SIZE, range(7)
+
+    np.random.seed(0)
+    reference = ImageFolderBatches(Folder(), 1, **AUGMENTATION)
+    matrices, offsets, flips = reference.draw_parameters(count)
+    expected = np.concatenate([matrices.reshape(count, 4), offsets, flips[:, :1]], axis=1)
+    random = np.random.default_rng(0)
+    state = np.random.get_state()[1].copy()
+    found = device_input.draw_placements(random, count, SIZE, AUGMENTATION)
+    assert (np.random.get_state()[1] == state).all()  # the global generator stays as it is
+    # Kolmogorov and Smirnov: 1.95 sqrt(2 / n) is exceeded once in 1,000 times.
+    for column in range(7):
+        values = np.sort(np.concatenate([found[:, column], expected[:, column]]))
+        steps = [
+            np.searchsorted(np.sort(part[:, column]), values, side="right")
+            for part in (found, expected)
+        ]
+        assert np.abs(steps[0] - steps[1]).max() / count < 1.95 * np.sqrt(2 / count)
+
+
+def test_feed_trains_the_model_itself(images):
+    """Weights move, and validation on the device is the model's own."""
+    model = keras.Sequential(
+        [
+            keras.layers.Input((SIZE, SIZE, 3)),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(7, activation="softmax", kernel_initializer="zeros"),
+        ]
+    )
+    one_hot = np.eye(7, dtype=np.float32)[:5]
+    feed = device_input.DeviceFeed(
+        model, 2, AUGMENTATION, (images, one_hot), (images, one_hot), SIZE, np.random.default_rng(0)
+    )
+    feed.compile("sgd", 1e-5)
+    before = [w.copy() for w in model.get_weights()]
+    logs = feed.fit("epoch 1")
+    assert set(logs) == {"loss", "categorical_accuracy"}
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, model.get_weights()))
+    x = np.repeat(enlarge(images, SIZE)[..., None], 3, axis=-1)
+    probabilities = model.predict(x, verbose=0)
+    expected = -np.log(np.sum(probabilities * one_hot, axis=1)).mean()
+    assert feed.validate()["val_loss"] == pytest.approx(expected, rel=1e-4)
