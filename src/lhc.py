@@ -56,6 +56,12 @@ class LHC(keras.layers.Layer):
         for name, value in sizes.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"LHC: {name} must be a whole number from 1, found {value!r}")
+        for name, value in (
+            ("norm_c", norm_c),
+            ("controller", 0 if controller is None else controller),
+        ):
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"LHC: {name} must be a number, found {value!r}")
         if numerics not in ("reference", "fast"):
             raise ValueError(f'LHC: numerics must be "reference" or "fast", found {numerics!r}')
         self.num_heads = num_heads
