@@ -3,7 +3,11 @@
     python Controller_Train.py
     python Controller_Train.py --settings Settings/Quickstart
 
-TIMELINE
+Comes after LHC_Train.py. Writes Models/Controller/: weights.h5, history.csv, history.png,
+settings.json. Time: a few epochs, the patience is 1; half a minute in the Quickstart on 2 cores.
+Memory: as ResNet34_Train.py.
+
+Expected result: one line an epoch, with the validation accuracy of LHC-Net or slightly above.
 """
 
 import sys

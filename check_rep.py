@@ -7,13 +7,14 @@
 
 Trains ResNet34v2 for one epoch from fixed seeds and compares the validation cross-entropy with
 the expected value in Known_Results.json of the settings folder (the paper's, unless you give
-others). Expected first line: `Replicable Results!` on the paper's setup, elsewhere
-`Not Replicable Results. Change your GPU!`.
+others). Expected first line: `Replicable Results!` on the paper's setup, elsewhere `Not
+Replicable Results. Change your GPU!`.
 
 Exit codes: 0 identical, 1 different (repeatable, as far as --repeat has tried), 2 not repeatable
 here, 3 bad input.
 
-TIMELINE
+Comes after ETL.py. Time: one epoch at 224 x 224, over an hour on 2 CPU cores, minutes on a GPU;
+half a minute in the Quickstart. Memory: as ResNet34_Train.py. Writes nothing.
 """
 
 import sys

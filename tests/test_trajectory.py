@@ -50,8 +50,7 @@ def run(shared, imagenet, tmp_path_factory):
             environment = dict(os.environ, CUDA_VISIBLE_DEVICES="-1")
             process = subprocess.run(
                 [*command, str(root / "Settings")],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                capture_output=True,
                 env=environment,
             )
             assert process.returncode == (script == "check_rep"), process.stderr.decode()[-2000:]
