@@ -151,7 +151,7 @@ def _words(value):
 def _same(expected, found):
     """Compare as far as both are given: CUDA 11.1 is no other than 11.1.1."""
     if isinstance(expected, list):
-        return bool(found) and found[0].split("NVIDIA ")[-1] == expected[0]
+        return [name.split("NVIDIA ")[-1] for name in found or []][: len(expected) or 1] == expected
     if found is None:
         return False
     parts = list(zip(str(expected).split("."), str(found).split(".")))
