@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src import sample
+from src import plots, sample
 from src.cli import command, parse
 from src.dataset import CLASSES, SPLITS, csv_path, import_from, load, store, verify
 from src.downloads import fetch
@@ -65,7 +65,9 @@ def main(argv=None):
         if args.source is not None:
             written = import_from(Path(args.source), folder, counts)
         else:
-            written = store(folder, draw(data["sample_seed"], counts))
+            splits = draw(data["sample_seed"], counts)
+            written = store(folder, splits)
+            plots.sample_sheet(folder / "sample.png", *splits["train"], CLASSES)
         print("written:" if written else "already there:", folder, flush=True)
     for split in SPLITS:
         found = np.bincount(load(folder, split)[1], minlength=len(CLASSES))
