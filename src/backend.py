@@ -183,7 +183,9 @@ def compile_model(model, optimizer, learning_rate, steps_per_execution=1, xla=Fa
     model.compile(
         optimizers[optimizer](learning_rate=learning_rate),
         loss="categorical_crossentropy",
-        metrics=[keras.metrics.CategoricalAccuracy() if GENERATION == 3 else "categorical_accuracy"],
+        metrics=[
+            keras.metrics.CategoricalAccuracy() if GENERATION == 3 else "categorical_accuracy"
+        ],
         steps_per_execution=steps_per_execution,
         **extra,
     )
