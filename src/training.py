@@ -122,6 +122,11 @@ def run_stage(model, stage, batches, validation, settings, label, keep_weights=l
         if row["val_categorical_accuracy"] > best:
             best, waited = row["val_categorical_accuracy"], 0
             best_weights = model.get_weights()
+            # A weight that is no number need not show in the loss: ReLU and maximum hide it.
+            if not all(np.isfinite(array).all() for array in best_weights):
+                raise UserError(
+                    f"{title}: found weights that are not finite; lower the stage's learning_rate"
+                )
             keep_weights()
         else:
             waited += 1

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src import backend
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -17,6 +19,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    backend.set_deterministic()  # as the scripts run
     config.addinivalue_line("markers", "slow: takes minutes; runs only with --slow")
 
 

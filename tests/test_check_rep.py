@@ -149,7 +149,7 @@ def test_settings_that_differ_are_listed(check):
     stage.update(rotation_range=30, horizontal_flip=True)
     _, lines = check(
         [moved(PAPER, 1)],
-        Modular_Settings={"check_rep": {"stages": [stage]}, "LHC": {"seeds": None}},
+        Modular_Settings={"check_rep": {"stages": [stage]}, "LHC": {"seeds": {"python": 1}}},
         Training_Settings={"target_size": 48, "seed": 7, "patience": [1, 1, 1]},
         LHC_Settings={"num_heads": [1, 1, 1, 1, 1]},
         Data_Settings={"backbone_weights": "random", "results_folder": "Elsewhere"},

@@ -30,6 +30,7 @@ def compare(reference, fast, x):
             loss=lambda y, z: (
                 keras.backend.sum(y * z) if backend.GENERATION == 2 else keras.ops.sum(y * z)
             ),
+            run_eagerly=True,
         )
         output = model.predict(x, verbose=0)
         before = [w.copy() for w in model.get_weights()]

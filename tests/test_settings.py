@@ -48,6 +48,7 @@ BAD = [  # file, content, words that the line must hold
     ("Training", [], ["Training_Settings.json: found []", "an object with the keys"]),
     ("LHC", {"num_heads": [8, 8, 7, 7]}, ["num_heads: found [8, 8, 7, 7]", "a list of 5"]),
     ("LHC", {"num_heads": [8, 8, 7, 7, 2]}, ["num_heads[4]: found 2", "1, 7, 49 for the 7 x 7"]),
+    ("Modular", {"LHC": {"seeds": None}}, ["LHC.seeds: found null", "tensorflow, python, numpy"]),
     ("LHC", {"pool_size": [0, 3, 3, 3, 3]}, ["pool_size[0]: found 0", ">= 1"]),
     ("LHC", {"kernel_size": [0, 3, 3, 3, 3]}, ["kernel_size[0]: found 0", ">= 1"]),
     ("LHC", {"att_embed_dim": [0, 1, 1, 1, 1]}, ["att_embed_dim[0]: found 0", ">= 1"]),

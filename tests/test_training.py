@@ -93,10 +93,10 @@ class Model:
         self.epochs = 0
 
     def get_weights(self):
-        return self.epochs
+        return [np.array(self.epochs)]
 
-    def set_weights(self, epochs):
-        self.epochs = epochs
+    def set_weights(self, weights):
+        self.epochs = int(weights[0])
 
 
 @pytest.fixture
