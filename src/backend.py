@@ -77,6 +77,20 @@ def custom_gradient(function):
     return ops.custom_gradient(wrapped)
 
 
+def fuses_attention(dtype):
+    """Return whether `attention` is one kernel here, which never writes the scores to memory."""
+    if NAME != "jax" or dtype == "float32":
+        return False
+    import jax
+
+    return jax.default_backend() == "gpu"
+
+
+def attention(query, key, value):
+    """softmax(q k^T) v for (B, C, heads, d) each, the same shape."""
+    return ops.dot_product_attention(query, key, value, scale=1.0)
+
+
 def materialise(tensor):
     """Return the tensor; where a compiler would compute it anew for each use, keep it in memory."""
     if NAME == "jax":

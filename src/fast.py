@@ -11,10 +11,30 @@ import numpy as np
 from . import backend as B
 from .backend import keras
 
+if B.NAME == "jax":
+    from . import pallas_pools
+
 
 def same(size):
     """Return the (before, after) padding that keeps the length at stride 1."""
     return (size - 1) // 2, size // 2
+
+
+def query_key_pools(x, size):
+    """(B, H, W, C) -> (x, x, average pool, max pool); the pools have the shape (H * W, B, C).
+
+    x comes back for two users, so that all its gradients can be added in one place.
+    """
+    if _has_kernels(x, size):
+        return pallas_pools.pools(x)
+    height, width, channels = x.shape[1:]
+    pools = average_pool(x, size), max_pool(x, size, 1, same(size), float("-inf"))
+    pools = (B.reshape(pool, (-1, height * width, channels)) for pool in pools)
+    return (x, x, *(B.transpose(pool, (1, 0, 2)) for pool in pools))
+
+
+def _has_kernels(x, size):
+    return B.NAME == "jax" and pallas_pools.usable(x.shape, size)
 
 
 def max_pool(x, size, strides, padding, border):
@@ -65,6 +85,8 @@ def max_pool(x, size, strides, padding, border):
 
 def average_pool(x, size):
     """(B, H, W, C) -> the same shape; each pixel is the mean of those of its window that exist."""
+    if _has_kernels(x, size):
+        return pallas_pools.average_pool(x)
     before, after = same(size)
     counts = [_existing(length, size) for length in x.shape[1:3]]
     weights = (1 / np.outer(*counts)).astype(np.float32)[:, :, None]

@@ -135,7 +135,7 @@ class LHC(keras.layers.Layer):
 
     def call(self, x):
         attend = self._attend_reference if self.numerics == "reference" else self._attend_fast
-        y = attend(x)
+        x, y = attend(x)
         if self.controller is not None:
             y = y * (1.0 + B.tanh(self.w))
         return x + y
@@ -164,7 +164,7 @@ class LHC(keras.layers.Layer):
         scores = scores / divisor[..., None]
         y = B.matmul(B.softmax(scores, axis=-1), value)  # (B, heads, C, l)
         # (B, heads, C, l) -> (B, heads, l, C) -> (B, H, W, C)
-        return B.reshape(B.transpose(y, (0, 1, 3, 2)), (-1,) + self.spatial)
+        return x, B.reshape(B.transpose(y, (0, 1, 3, 2)), (-1,) + self.spatial)
 
     def _attend_fast(self, x):
         """The same with batched matrix products; channels stay the last axis of everything.
@@ -172,11 +172,15 @@ class LHC(keras.layers.Layer):
         Two shortcuts: the mean of S over the keys is q times the mean key, and dividing q by the
         temperature divides S. Temperature and softmax are computed in float32.
         """
-        average = fast.average_pool(x, self.pool_size)
-        maximum = fast.max_pool(x, self.pool_size, 1, fast.same(self.pool_size), float("-inf"))
+        residual, x, average, maximum = fast.query_key_pools(x, self.pool_size)
         value = self._heads(fast.average_pool(self.value(x), 3))
-        # One product per head for all images; d is rounded up, as matrix units want it.
-        extra = [0, -self.att_embed_dim % 8]
+        length, channels = value.shape[2:]
+        # Where scores are much larger than what they are made of, they had better not be stored.
+        fused = channels > 4 * length and B.fuses_attention(x.dtype)
+        width = max(length, self.att_embed_dim) if fused else self.att_embed_dim
+        width += -width % 8  # as matrix units want it
+        # One product per head for all images.
+        extra = [0, width - self.att_embed_dim]
         kernel = B.stack([B.cast(dense.kernel, x.dtype) for dense in self.query_key])
         kernel = B.pad(B.transpose(kernel, (0, 2, 1)), [[0, 0], extra, [0, 0]])
         bias = B.stack([B.cast(dense.bias, x.dtype) for dense in self.query_key])
@@ -187,14 +191,22 @@ class LHC(keras.layers.Layer):
         temperature = self.temperature(B.sum(wide * mean_key, axis=1))  # (heads, B, C)
         scale = B.power(float(self.att_embed_dim), -(self.norm_c + temperature))
         query = B.cast(wide * scale[:, None], x.dtype)
-        query, key = (B.transpose(part, (2, 0, 1, 3)) for part in (query, key))
-        scores = B.einsum("bndc,bndk->bnck", query, key)
-        attention = B.cast(B.softmax(B.cast(scores, "float32"), axis=-1), x.dtype)
-        return B.reshape(B.einsum("bnlk,bnck->bnlc", value, attention), (-1,) + self.spatial)
+        if fused:
+            # (heads, d, B, C) and (B, heads, l, C) -> (B, C, heads, d), d = width for all
+            query, key = (B.transpose(part, (2, 3, 0, 1)) for part in (query, key))
+            value = B.pad(value, [[0, 0], [0, 0], [0, width - length], [0, 0]])
+            y = B.attention(query, key, B.transpose(value, (0, 3, 1, 2)))
+            y = B.transpose(y[..., :length], (0, 2, 3, 1))  # (B, heads, l, C)
+        else:
+            # (heads, d, B, C) -> (B, heads, d, C)
+            query, key = (B.transpose(part, (2, 0, 1, 3)) for part in (query, key))
+            scores = B.einsum("bndc,bndk->bnck", query, key)
+            attention = B.cast(B.softmax(B.cast(scores, "float32"), axis=-1), x.dtype)
+            y = B.einsum("bnlk,bnck->bnlc", value, attention)
+        return residual, B.reshape(y, (-1,) + self.spatial)
 
     def _embed(self, x, kernel, bias):
-        """(B, H, W, C) -> (heads, d, B, C)."""
+        """(H * W, B, C) -> (heads, d, B, C)."""
         heads, width, length = kernel.shape
-        x = B.reshape(B.transpose(self._heads(x), (1, 2, 0, 3)), (heads, length, -1))
-        embedded = B.matmul(kernel, x)
+        embedded = B.matmul(kernel, B.reshape(x, (heads, length, -1)))  # (heads, d, B * C)
         return B.reshape(embedded, (heads, width, -1, self.spatial[-1])) + bias[:, :, None, None]

@@ -93,3 +93,23 @@ def test_stem_agrees_in_outputs_gradients_and_statistics():
     for expected, found in zip(*results):
         # TensorFlow 2.4 multiplies the batch's variance by n / (n - 1) before it averages it.
         close(found, expected, tolerance=2e-3)
+
+
+def test_scores_that_are_never_stored_change_nothing(monkeypatch):
+    """Where the backend has attention in one kernel that runs, here the framework's plain form."""
+    if backend.GENERATION == 2:
+        pytest.skip("the paper's Keras has no such operation")
+    calls = []
+    attention = backend.attention
+    monkeypatch.setattr(backend, "fuses_attention", lambda dtype: True)
+    monkeypatch.setattr(
+        backend, "attention", lambda *parts: calls.append(parts) or attention(*parts)
+    )
+    layers = [
+        LHC(num_heads=2, att_embed_dim=d, numerics=n) for n, d in (("reference", 3), ("fast", 3))
+    ]
+    for layer in layers:
+        layer.build((None, 4, 3, 40))
+    x = np.random.RandomState(0).normal(size=(3, 4, 3, 40)).astype(np.float32)
+    compare(*layers, x)
+    assert calls and all(part.shape[1:] == (40, 2, 8) for part in calls[0])

@@ -1,0 +1,175 @@
+"""Stride-1 3 x 3 pools and their gradients as GPU kernels, for the fast numerics on JAX.
+
+XLA makes these pools of nine shifted reads of a padded copy. Here a program walks down a strip of
+the map, reads each row three times, once for each column of the window, and keeps what the rows
+above left in registers. Borders are masks, so nothing is padded.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+STRIP = 7  # rows that a program walks down; divides all maps of a 224 x 224 image
+TILE = 512  # columns times channels of a row that it holds at once
+PER_THREAD = 8  # of them: 16 bytes in bfloat16, the widest a thread can read
+
+
+def usable(shape, size):
+    """Return whether the kernels serve maps of this shape (B, H, W, C) here."""
+    return size == 3 and shape[-1] % 16 == 0 and jax.default_backend() == "gpu"
+
+
+@jax.custom_vjp
+def pools(x):
+    """(B, H, W, C) -> (x, x, average pool, max pool); the pools have the shape (H * W, B, C).
+
+    x is handed through, for two users, so that all its gradients are added in one kernel.
+    """
+    return _pools_forward(x)[0]
+
+
+def _pools_forward(x):
+    batch, height, width, channels = x.shape
+    turned = (height * width, batch, channels)
+    average, largest, winner = _launch(
+        _forward, x.shape, [x], [(turned, x.dtype), (turned, x.dtype), (x.shape, jnp.uint8)]
+    )
+    return (x, x, average, largest), winner
+
+
+def _pools_backward(winner, gradients):
+    one, two, average, largest = gradients
+    maps = [average, one, two, largest, winner]
+    return tuple(_launch(_backward, winner.shape, maps, [(winner.shape, average.dtype)]))
+
+
+pools.defvjp(_pools_forward, _pools_backward)
+
+
+@jax.custom_vjp
+def average_pool(x):
+    """(B, H, W, C) -> the same shape."""
+    return _launch(_forward, x.shape, [x], [(x.shape, x.dtype)])[0]
+
+
+average_pool.defvjp(
+    lambda x: (average_pool(x), None),
+    lambda _, dy: tuple(_launch(_backward, dy.shape, [dy], [(dy.shape, dy.dtype)])),
+)
+
+
+def _launch(kernel, shape, maps, outputs):
+    """Run `kernel` for maps of `shape` (B, H, W, C); `outputs` are pairs (shape, dtype)."""
+    batch, height, width, channels = shape
+    block = min(channels & -channels, TILE)
+    columns = min(pl.next_power_of_2(width), TILE // block)
+    flat = pl.pallas_call(
+        functools.partial(kernel, shape=shape, tile=(columns, block)),
+        grid=(pl.cdiv(width, columns) * (channels // block), pl.cdiv(height, STRIP), batch),
+        out_shape=[jax.ShapeDtypeStruct((np.prod(s),), dtype) for s, dtype in outputs],
+        compiler_params=triton.CompilerParams(
+            num_warps=max(1, columns * block // (32 * PER_THREAD))
+        ),
+        interpret=jax.default_backend() == "cpu",
+    )(*(part.reshape(-1) for part in maps))
+    return [part.reshape(s) for part, (s, _) in zip(flat, outputs)]
+
+
+def _strip(shape, tile):
+    """Return (first row, columns of the tile, place).
+
+    place(row, shift, turned) -> (offsets, which of them exist) of the tile moved to the right by
+    `shift`, in a map (B, H, W, C) or, turned, (H * W, B, C).
+    """
+    batch, height, width, channels = shape
+    columns, block = tile
+    blocks = channels // block
+    image, first = pl.program_id(2), pl.program_id(1) * STRIP
+    column = jax.lax.broadcasted_iota(jnp.int32, tile, 0) + pl.program_id(0) // blocks * columns
+    channel = jax.lax.broadcasted_iota(jnp.int32, tile, 1) + pl.program_id(0) % blocks * block
+
+    def place(row, shift=0, turned=False):
+        c = column + shift
+        exists = (c >= 0) & (c < width) & (row >= 0) & (row < height)
+        pixel = row * width + c
+        pixel = pixel * batch + image if turned else image * (height * width) + pixel
+        return pixel * channels + channel, exists
+
+    return first, column, place
+
+
+def _share(position, length):
+    """Return 1 / how many pixels of the window around `position` are in 0...length - 1."""
+    edges = (position == 0).astype(jnp.float32) + (position == length - 1).astype(jnp.float32)
+    return 1 / (3 - edges)
+
+
+def _forward(x, average, *rest, shape, tile):
+    """rest: the max pool and the number, in row-major order, of the first maximum's pixel."""
+    _, height, width, _ = shape
+    first, column, place = _strip(shape, tile)
+    share = _share(column, width)
+    rows = []  # the last three: (sum, maximum, its column) of the window's pixels in that row
+    for step in range(-1, STRIP + 1):
+        row = first + step
+        total = jnp.zeros(tile, jnp.float32)
+        largest, winner = jnp.full(tile, -np.inf, jnp.float32), jnp.zeros(tile, jnp.int32)
+        for k in range(3):
+            offsets, exists = place(row, k - 1)
+            part = triton.load(x.at[offsets], mask=exists, other=0).astype(jnp.float32)
+            total = total + part
+            if rest:
+                part = jnp.where(exists, part, -np.inf)
+                winner = jnp.where(part > largest, k, winner)
+                largest = jnp.maximum(part, largest)
+        rows = rows[-2:] + [(total, largest, winner)]
+        if len(rows) < 3:
+            continue
+        row = row - 1
+        total = (rows[0][0] + rows[1][0] + rows[2][0]) * (share * _share(row, height))
+        offsets, exists = place(row, turned=bool(rest))
+        triton.store(average.at[offsets], total.astype(average.dtype), mask=exists)
+        if rest:
+            maximum, chosen = rest
+            _, largest, winner = rows[0]
+            for k in (1, 2):
+                winner = jnp.where(rows[k][1] > largest, rows[k][2] + 3 * k, winner)
+                largest = jnp.maximum(rows[k][1], largest)
+            triton.store(maximum.at[offsets], largest.astype(maximum.dtype), mask=exists)
+            offsets, exists = place(row)
+            triton.store(chosen.at[offsets], winner.astype(jnp.uint8), mask=exists)
+
+
+def _backward(average, *rest, shape, tile):
+    """rest: x's two other gradients, that of the max pool, the winners' numbers, and the output."""
+    *rest, dx = rest
+    _, height, width, _ = shape
+    first, column, place = _strip(shape, tile)
+    rows = []  # the last three rows of windows: what each gives to the rows above, at and below it
+    for step in range(-1, STRIP + 1):
+        row = first + step
+        mean, parts = jnp.zeros(tile, jnp.float32), [jnp.zeros(tile, jnp.float32)] * 3
+        for shift in (-1, 0, 1):
+            offsets, exists = place(row, shift, turned=bool(rest))
+            part = triton.load(average.at[offsets], mask=exists, other=0).astype(jnp.float32)
+            mean = mean + part * _share(column + shift, width)
+            if rest:
+                part = triton.load(rest[2].at[offsets], mask=exists, other=0).astype(jnp.float32)
+                offsets, exists = place(row, shift)
+                winner = triton.load(rest[3].at[offsets], mask=exists, other=255).astype(jnp.int32)
+                for k in range(3):
+                    parts[k] = parts[k] + jnp.where(winner == 3 * k + 1 - shift, part, 0)
+        mean = mean * _share(row, height)
+        rows = rows[-2:] + [[mean + part for part in parts]]
+        if len(rows) < 3:
+            continue
+        # A pixel is in the last row of the windows above, the middle one of its own, and so on.
+        total = rows[0][2] + rows[1][1] + rows[2][0]
+        offsets, exists = place(row - 1)
+        for straight in rest[:2]:
+            total = total + triton.load(straight.at[offsets], mask=exists, other=0)
+        triton.store(dx.at[offsets], total.astype(dx.dtype), mask=exists)

@@ -1,0 +1,24 @@
+"""The layer, its kernels and the input path again, on JAX, where it is installed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FILES = ["test_lhc_fast.py", "test_device_input.py"]
+
+
+def test_on_jax():
+    pytest.importorskip("jax")
+    tests = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *(str(tests / name) for name in FILES)],
+        env=dict(os.environ, KERAS_BACKEND="jax"),
+        cwd=tests.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]

@@ -1,0 +1,61 @@
+"""The GPU kernels of the pools, run by JAX's interpreter, against the pools of shifted slices."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("jax")
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+
+from src import pallas_pools  # noqa: E402
+
+
+def turned(x):
+    """(B, H, W, C) -> (H * W, B, C)."""
+    return x.reshape(len(x), -1, x.shape[-1]).transpose(1, 0, 2)
+
+
+def expected(x):
+    """NumPy: (average pool, max pool), and a function from their gradients to that of x."""
+    batch, height, width, channels = x.shape
+    average, largest = np.zeros_like(x), np.zeros_like(x)
+    windows = {}
+    for r, c in np.ndindex(height, width):
+        rows, columns = slice(max(r - 1, 0), r + 2), slice(max(c - 1, 0), c + 2)
+        window = x[:, rows, columns]
+        average[:, r, c], largest[:, r, c] = window.mean((1, 2)), window.max((1, 2))
+        first = window.reshape(batch, -1, channels).argmax(1)
+        chosen = first[:, None] == np.arange(window[0, :, :, 0].size)[None, :, None]
+        windows[r, c] = rows, columns, chosen.reshape(window.shape)
+
+    def gradient(d_average, d_largest):
+        dx = np.zeros_like(x)
+        for (r, c), (rows, columns, chosen) in windows.items():
+            share = 1 / chosen[0, :, :, 0].size
+            dx[:, rows, columns] += d_average[:, r, c][:, None, None] * share
+            dx[:, rows, columns] += d_largest[:, r, c][:, None, None] * chosen
+        return dx
+
+    return average, largest, gradient
+
+
+@pytest.mark.parametrize("shape", [(2, 14, 14, 16), (1, 9, 5, 48), (2, 1, 2, 64)])
+def test_kernels_agree(shape):
+    random = np.random.RandomState(0)
+    x = random.randint(-3, 4, size=shape).astype(np.float32)  # with many ties
+    average, largest, gradient = expected(x)
+    outputs, backward = jax.vjp(pallas_pools.pools, jnp.asarray(x))
+    for found, wanted in zip(outputs, (x, x, turned(average), turned(largest))):
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+    straight = random.normal(size=(4, *shape)).astype(np.float32)
+    (dx,) = backward(tuple(map(jnp.asarray, (*straight[:2], *map(turned, straight[2:])))))
+    np.testing.assert_allclose(dx, sum(straight[:2]) + gradient(*straight[2:]), atol=1e-5)
+
+    found, backward = jax.vjp(pallas_pools.average_pool, jnp.asarray(x))
+    np.testing.assert_allclose(found, average, atol=1e-6)
+    (dx,) = backward(jnp.asarray(straight[0]))
+    np.testing.assert_allclose(dx, gradient(straight[0], 0 * straight[0]), atol=1e-5)
+
+
+def test_used_only_where_they_serve():
+    assert not pallas_pools.usable((2, 8, 8, 64), 3)  # no GPU here
