@@ -3,9 +3,10 @@
     python benchmarks/tta_speed.py [--images 64] [--views 60] [--settings FOLDER]
 
 Both ways give the probabilities of the same drawn images from the same LHC-Net, compiled and run
-once before they are timed. "Separate" is the plain way: TensorFlow's resize and projective
-transform make the whole float32 array of a view, three channels and all; then `predict` runs over
-it. Needs TensorFlow. Prints seconds, seconds spent on making the arrays, and the ratio.
+once before they are timed. "Separate" is the plain way: the whole float32 array of a view, three
+channels and all, is made in the host's memory (by the same layer as ours, without the net); then
+`predict` runs over it. Prints seconds, seconds spent on making the arrays, and the ratio. On a GPU
+take more images: KERAS_BACKEND=jax python benchmarks/tta_speed.py --images 3589
 """
 
 import sys
@@ -13,41 +14,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src import networks, runtime, sample, tta  # noqa: E402
+from src.backend import keras  # noqa: E402
 from src.cli import command, parse  # noqa: E402
 from src.evaluation import image_batches  # noqa: E402
 from src.pixels import enlarge  # noqa: E402
-
-
-def move(images, transform):
-    """Resample images (N, S, S, 3) bilinearly; outside them the nearest pixel counts."""
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=np.float32([[*transform, 0, 0]]),
-        output_shape=images.shape[1:3],
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode="NEAREST",
-    )
-
-
-def separate_view(images, view, row):
-    """Make one view (src/tta.py) of all images, step by step: (N, S, S, 3)."""
-    crop, rotation, shift_x, shift_y, flip = view
-    size = images.shape[1]
-    if flip:
-        images = tf.image.flip_left_right(images)
-    if crop != 1:
-        images = tf.image.resize(tf.image.central_crop(images, crop), (size, size))
-    if shift_x or shift_y:
-        images = move(images, [1, 0, -shift_x, 0, 1, -shift_y])
-    if rotation:
-        images = move(images, row[-6:])
-    return np.asarray(images)
 
 
 @command
@@ -59,23 +33,27 @@ def main(argv=None):
     arguments = parse(argv, __doc__, options)
     settings, count = arguments.settings, arguments.images
     runtime.prepare(settings)
-    network = networks.lhc_net(settings.size, settings.lhc)
+    network = networks.build("LHC_Net", settings)
     images, _ = sample.draw(1, [-(-count // 7)] * 7)
     images = images[:count]
     # Evenly from the whole list, so that each kind has its share.
     views = tta.descriptions(settings.evaluation)
     views = [views[i] for i in np.linspace(0, 59, arguments.views).astype(int)]
     building = 0.0
+    batch_size = settings.evaluation["batch_size"]
+    grey = keras.layers.Input((settings.size, settings.size))
+    row = keras.layers.Input((len(tta.COLUMNS),))
+    one_view = keras.Model([grey, row], tta.View()([grey, row]))
 
     def separate(views):
         nonlocal building
-        rgb = np.repeat(enlarge(images, settings.size)[..., None], 3, axis=-1)
+        large = enlarge(images, settings.size)
         total = 0
-        for view, row in zip(views, tta.table(views, settings.size)):
+        for row in tta.table(views, settings.size):
             start = time.perf_counter()
-            array = separate_view(rgb, view, row)
+            rows = np.tile(row, (count, 1))
+            array = one_view.predict([large, rows], batch_size=batch_size, verbose=0)
             building += time.perf_counter() - start
-            batch_size = settings.evaluation["batch_size"]
             total = total + network.predict(array, batch_size=batch_size, verbose=0)
         return total / len(views)
 

@@ -201,6 +201,11 @@ def compile_model(model, optimizer, learning_rate, steps_per_execution=1, xla=Fa
         **extra,
     )
     if GENERATION == 3 and NAME == "tensorflow":
+        import tensorflow
+
+        # TensorFlow 2.21's pass that removes superfluous dependencies also removes, in some
+        # tracings of a step, one that is needed: gradients then see weights already updated.
+        tensorflow.config.optimizer.set_experimental_options({"dependency_optimization": False})
         # Variables that are there already spare TensorFlow a second tracing of the step.
         model.optimizer.build(model.trainable_variables)
 

@@ -454,3 +454,14 @@ def test_several_steps_per_execution_train_on_the_same_batches(loaded, monkeypat
     loaded.runtime["steps_per_execution"] = steps
     rows, _ = run(net(), loaded, [stage(2)])
     assert len(rows) == 2 and len(made[0].given) == 11
+
+
+def test_tensorflow_does_not_drop_dependencies():
+    """Its optimizer would now and then let gradients read weights that are already updated."""
+    if backend.GENERATION == 2 or backend.NAME != "tensorflow":
+        pytest.skip("the fault is TensorFlow 2.21's")
+    import tensorflow
+
+    backend.compile_model(net(), "sgd", 0.01)
+    options = tensorflow.config.optimizer.get_experimental_options()
+    assert options["dependency_optimization"] is False
