@@ -19,8 +19,14 @@ PER_THREAD = 8  # of them: 16 bytes in bfloat16, the widest a thread can read
 
 
 def usable(shape, size):
-    """Return whether the kernels serve maps of this shape (B, H, W, C) here."""
-    return size == 3 and shape[-1] % 16 == 0 and jax.default_backend() == "gpu"
+    """Return whether the kernels serve maps of this shape (B, H, W, C) here.
+
+    They need an Nvidia GPU from Ampere on: the compiler behind Pallas knows no older ones.
+    """
+    device = jax.devices()[0]
+    if size != 3 or shape[-1] % 16 or "NVIDIA" not in device.device_kind:
+        return False
+    return float(device.compute_capability) >= 8
 
 
 @jax.custom_vjp
