@@ -18,7 +18,6 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src import networks, runtime, sample, tta  # noqa: E402
-from src.backend import keras  # noqa: E402
 from src.cli import command, parse  # noqa: E402
 from src.evaluation import image_batches  # noqa: E402
 from src.pixels import enlarge  # noqa: E402
@@ -41,9 +40,7 @@ def main(argv=None):
     views = [views[i] for i in np.linspace(0, 59, arguments.views).astype(int)]
     building = 0.0
     batch_size = settings.evaluation["batch_size"]
-    grey = keras.layers.Input((settings.size, settings.size))
-    row = keras.layers.Input((len(tta.COLUMNS),))
-    one_view = keras.Model([grey, row], tta.View()([grey, row]))
+    one_view = tta.with_view(lambda view: view, settings.size)
 
     def separate(views):
         nonlocal building
