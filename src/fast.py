@@ -13,6 +13,7 @@ from .backend import keras
 
 if B.NAME == "jax":
     from . import pallas_pools
+    from .pallas_attention import attend, attend_scaled  # noqa: F401
 
 
 def same(size):
@@ -21,20 +22,35 @@ def same(size):
 
 
 def query_key_pools(x, size):
-    """(B, H, W, C) -> (x, x, average pool, max pool); the pools have the shape (H * W, B, C).
+    """(B, H, W, C) -> (x, x, average pool and max pool, (H * W, 2, B, C)).
 
     x comes back for two users, so that all its gradients can be added in one place.
     """
-    if _has_kernels(x, size):
+    if _has_pools(x, size):
         return pallas_pools.pools(x)
     height, width, channels = x.shape[1:]
     pools = average_pool(x, size), max_pool(x, size, 1, same(size), float("-inf"))
-    pools = (B.reshape(pool, (-1, height * width, channels)) for pool in pools)
-    return (x, x, *(B.transpose(pool, (1, 0, 2)) for pool in pools))
+    pools = [B.reshape(pool, (-1, height * width, channels)) for pool in pools]
+    return x, x, B.transpose(B.stack(pools), (2, 0, 1, 3))
 
 
-def _has_kernels(x, size):
-    return B.NAME == "jax" and pallas_pools.usable(x.shape, size)
+def _has_pools(x, size):
+    return B.has_kernels() and size == 3 and x.shape[-1] % 16 == 0
+
+
+def attention_kernels(value, width):
+    """Return which kernels serve LHC's attention here: "whole", "blocks" or None.
+
+    value: (B, heads, l, C). width: the length of queries and keys, with its padding.
+    """
+    length, channels = value.shape[2:]
+    # Their products would round float32 to TF32, and their tiles are powers of two.
+    fits = value.dtype != "float32" and channels in (16, 32, 64, 128, 256, 512)
+    if not fits or not B.has_kernels():
+        return None
+    if channels <= 64:
+        return "whole"
+    return "blocks" if max(length, width) <= 128 else None
 
 
 def max_pool(x, size, strides, padding, border):
@@ -85,7 +101,7 @@ def max_pool(x, size, strides, padding, border):
 
 def average_pool(x, size):
     """(B, H, W, C) -> the same shape; each pixel is the mean of those of its window that exist."""
-    if _has_kernels(x, size):
+    if _has_pools(x, size):
         return pallas_pools.average_pool(x)
     before, after = same(size)
     counts = [_existing(length, size) for length in x.shape[1:3]]

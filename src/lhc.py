@@ -46,7 +46,8 @@ class LHC(keras.layers.Layer):
         numerics="reference",
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        # Sublayers cast on their own; what is read here has to stay float32 where that matters.
+        super().__init__(autocast=False, **kwargs)
         sizes = dict(
             num_heads=num_heads,
             att_embed_dim=att_embed_dim,
@@ -134,18 +135,21 @@ class LHC(keras.layers.Layer):
         return config
 
     def call(self, x):
-        attend = self._attend_reference if self.numerics == "reference" else self._attend_fast
-        x, y = attend(x)
+        x = B.cast(x, self.compute_dtype)
+        gain = None
         if self.controller is not None:
-            y = y * (1.0 + B.tanh(self.w))
-        return x + y
+            gain = B.cast(1.0 + B.tanh(self.w), x.dtype)
+        if self.numerics == "fast":
+            return self._call_fast(x, gain)
+        y = self._attend(x)
+        return x + (y if gain is None else y * gain)
 
     def _heads(self, x):
         """(B, H, W, C) -> (B, heads, l, C): slices are contiguous, so nothing moves in memory."""
         height, width, channels = self.spatial
         return B.reshape(x, (-1, self.num_heads, height * width // self.num_heads, channels))
 
-    def _attend_reference(self, x):
+    def _attend(self, x):
         # (B, H, W, C) -> (B, heads, l, C) -> (B, heads, C, l)
         query, key, value = (
             B.transpose(self._heads(part), (0, 1, 3, 2))
@@ -164,49 +168,49 @@ class LHC(keras.layers.Layer):
         scores = scores / divisor[..., None]
         y = B.matmul(B.softmax(scores, axis=-1), value)  # (B, heads, C, l)
         # (B, heads, C, l) -> (B, heads, l, C) -> (B, H, W, C)
-        return x, B.reshape(B.transpose(y, (0, 1, 3, 2)), (-1,) + self.spatial)
+        return B.reshape(B.transpose(y, (0, 1, 3, 2)), (-1,) + self.spatial)
 
-    def _attend_fast(self, x):
+    def _call_fast(self, x, gain):
         """The same with batched matrix products; channels stay the last axis of everything.
 
         Two shortcuts: the mean of S over the keys is q times the mean key, and dividing q by the
-        temperature divides S. Temperature and softmax are computed in float32.
+        temperature divides S. Temperature and softmax are computed in float32. Where there are
+        kernels, the scores are never stored.
         """
-        residual, x, average, maximum = fast.query_key_pools(x, self.pool_size)
+        residual, x, pools = fast.query_key_pools(x, self.pool_size)
         value = self._heads(fast.average_pool(self.value(x), 3))
-        length, channels = value.shape[2:]
-        # Where scores are much larger than what they are made of, they had better not be stored.
-        fused = channels > 4 * length and B.fuses_attention(x.dtype)
-        width = max(length, self.att_embed_dim) if fused else self.att_embed_dim
-        width += -width % 8  # as matrix units want it
+        value = value if gain is None else value * gain
         # One product per head for all images.
-        extra = [0, width - self.att_embed_dim]
+        extra = [0, -self.att_embed_dim % 8]  # as matrix units want it
         kernel = B.stack([B.cast(dense.kernel, x.dtype) for dense in self.query_key])
         kernel = B.pad(B.transpose(kernel, (0, 2, 1)), [[0, 0], extra, [0, 0]])
-        bias = B.stack([B.cast(dense.bias, x.dtype) for dense in self.query_key])
+        bias = B.stack([B.cast(dense.bias, "float32") for dense in self.query_key])
         bias = B.pad(bias, [[0, 0], extra])
-        query, key = (self._embed(part, kernel, bias) for part in (average, maximum))
+        heads, width, length = kernel.shape
+        channels = self.spatial[-1]
+        # (H * W, 2, B, C) -> (heads, l, 2 * B * C) -> (heads, d, 2, B, C)
+        embedded = B.matmul(kernel, B.reshape(pools, (heads, length, -1)))
+        embedded = B.reshape(embedded, (heads, width, 2, -1, channels))
+        kernels = fast.attention_kernels(value, width)
+        if kernels == "whole":
+            temper = float(self.att_embed_dim), self.norm_c
+            parts = (self.temperature.kernel, self.temperature.bias)
+            parts = (B.cast(part, "float32") for part in parts)
+            y = fast.attend(temper, embedded, bias, value, self._heads(residual), *parts)
+            return B.reshape(y, (-1,) + self.spatial)
+        embedded = embedded + B.cast(bias, x.dtype)[:, :, None, None, None]
+        query, key = embedded[:, :, 0], embedded[:, :, 1]
         wide = B.cast(query, "float32")  # (heads, d, B, C)
         mean_key = B.mean(B.cast(key, "float32"), axis=-1, keepdims=True)
         temperature = self.temperature(B.sum(wide * mean_key, axis=1))  # (heads, B, C)
-        scale = B.power(float(self.att_embed_dim), -(self.norm_c + temperature))
-        query = B.cast(wide * scale[:, None], x.dtype)
-        if fused:
-            # (heads, d, B, C) and (B, heads, l, C) -> (B, C, heads, d), d = width for all
-            query, key = (B.transpose(part, (2, 3, 0, 1)) for part in (query, key))
-            value = B.pad(value, [[0, 0], [0, 0], [0, width - length], [0, 0]])
-            y = B.attention(query, key, B.transpose(value, (0, 3, 1, 2)))
-            y = B.transpose(y[..., :length], (0, 2, 3, 1))  # (B, heads, l, C)
-        else:
-            # (heads, d, B, C) -> (B, heads, d, C)
-            query, key = (B.transpose(part, (2, 0, 1, 3)) for part in (query, key))
-            scores = B.einsum("bndc,bndk->bnck", query, key)
-            attention = B.cast(B.softmax(B.cast(scores, "float32"), axis=-1), x.dtype)
-            y = B.einsum("bnlk,bnck->bnlc", value, attention)
-        return residual, B.reshape(y, (-1,) + self.spatial)
-
-    def _embed(self, x, kernel, bias):
-        """(H * W, B, C) -> (heads, d, B, C)."""
-        heads, width, length = kernel.shape
-        embedded = B.matmul(kernel, B.reshape(x, (heads, length, -1)))  # (heads, d, B * C)
-        return B.reshape(embedded, (heads, width, -1, self.spatial[-1])) + bias[:, :, None, None]
+        factor = B.power(float(self.att_embed_dim), -(self.norm_c + temperature))
+        if kernels == "blocks":
+            y = fast.attend_scaled(embedded, factor, value, self._heads(residual))
+            return B.reshape(y, (-1,) + self.spatial)
+        query = B.cast(wide * factor[:, None], x.dtype)
+        # (heads, d, B, C) -> (B, heads, d, C)
+        query, key = (B.transpose(part, (2, 0, 1, 3)) for part in (query, key))
+        scores = B.einsum("bndc,bndk->bnck", query, key)
+        attention = B.cast(B.softmax(B.cast(scores, "float32"), axis=-1), x.dtype)
+        y = B.einsum("bnlk,bnck->bnlc", value, attention)
+        return residual + B.reshape(y, (-1,) + self.spatial)

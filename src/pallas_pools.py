@@ -18,20 +18,9 @@ TILE = 512  # columns times channels of a row that it holds at once
 PER_THREAD = 8  # of them: 16 bytes in bfloat16, the widest a thread can read
 
 
-def usable(shape, size):
-    """Return whether the kernels serve maps of this shape (B, H, W, C) here.
-
-    They need an Nvidia GPU from Ampere on: the compiler behind Pallas knows no older ones.
-    """
-    device = jax.devices()[0]
-    if size != 3 or shape[-1] % 16 or "NVIDIA" not in device.device_kind:
-        return False
-    return float(device.compute_capability) >= 8
-
-
 @jax.custom_vjp
 def pools(x):
-    """(B, H, W, C) -> (x, x, average pool, max pool); the pools have the shape (H * W, B, C).
+    """(B, H, W, C) -> (x, x, average pool and max pool, (H * W, 2, B, C)).
 
     x is handed through, for two users, so that all its gradients are added in one kernel.
     """
@@ -40,17 +29,15 @@ def pools(x):
 
 def _pools_forward(x):
     batch, height, width, channels = x.shape
-    turned = (height * width, batch, channels)
-    average, largest, winner = _launch(
-        _forward, x.shape, [x], [(turned, x.dtype), (turned, x.dtype), (x.shape, jnp.uint8)]
-    )
-    return (x, x, average, largest), winner
+    both = (height * width, 2, batch, channels)
+    pooled, winner = _launch(_forward, x.shape, [x], [(both, x.dtype), (x.shape, jnp.uint8)])
+    return (x, x, pooled), winner
 
 
 def _pools_backward(winner, gradients):
-    one, two, average, largest = gradients
-    maps = [average, one, two, largest, winner]
-    return tuple(_launch(_backward, winner.shape, maps, [(winner.shape, average.dtype)]))
+    one, two, pooled = gradients
+    maps = [pooled, one, two, winner]
+    return tuple(_launch(_backward, winner.shape, maps, [(winner.shape, pooled.dtype)]))
 
 
 pools.defvjp(_pools_forward, _pools_backward)
@@ -88,8 +75,8 @@ def _launch(kernel, shape, maps, outputs):
 def _strip(shape, tile):
     """Return (first row, columns of the tile, place).
 
-    place(row, shift, turned) -> (offsets, which of them exist) of the tile moved to the right by
-    `shift`, in a map (B, H, W, C) or, turned, (H * W, B, C).
+    place(row, shift, pool) -> (offsets, which of them exist) of the tile moved to the right by
+    `shift`, in a map (B, H, W, C) or in one of the pools of (H * W, 2, B, C).
     """
     batch, height, width, channels = shape
     columns, block = tile
@@ -98,11 +85,14 @@ def _strip(shape, tile):
     column = jax.lax.broadcasted_iota(jnp.int32, tile, 0) + pl.program_id(0) // blocks * columns
     channel = jax.lax.broadcasted_iota(jnp.int32, tile, 1) + pl.program_id(0) % blocks * block
 
-    def place(row, shift=0, turned=False):
+    def place(row, shift=0, pool=None):
         c = column + shift
         exists = (c >= 0) & (c < width) & (row >= 0) & (row < height)
         pixel = row * width + c
-        pixel = pixel * batch + image if turned else image * (height * width) + pixel
+        if pool is None:
+            pixel = image * (height * width) + pixel
+        else:
+            pixel = (pixel * 2 + pool) * batch + image
         return pixel * channels + channel, exists
 
     return first, column, place
@@ -114,8 +104,11 @@ def _share(position, length):
     return 1 / (3 - edges)
 
 
-def _forward(x, average, *rest, shape, tile):
-    """rest: the max pool and the number, in row-major order, of the first maximum's pixel."""
+def _forward(x, pooled, *winners, shape, tile):
+    """pooled: the average pool or, with winners, both pools.
+
+    winners: the number, in row-major order, of the first pixel that is its window's maximum.
+    """
     _, height, width, _ = shape
     first, column, place = _strip(shape, tile)
     share = _share(column, width)
@@ -128,7 +121,7 @@ def _forward(x, average, *rest, shape, tile):
             offsets, exists = place(row, k - 1)
             part = triton.load(x.at[offsets], mask=exists, other=0).astype(jnp.float32)
             total = total + part
-            if rest:
+            if winners:
                 part = jnp.where(exists, part, -np.inf)
                 winner = jnp.where(part > largest, k, winner)
                 largest = jnp.maximum(part, largest)
@@ -137,21 +130,21 @@ def _forward(x, average, *rest, shape, tile):
             continue
         row = row - 1
         total = (rows[0][0] + rows[1][0] + rows[2][0]) * (share * _share(row, height))
-        offsets, exists = place(row, turned=bool(rest))
-        triton.store(average.at[offsets], total.astype(average.dtype), mask=exists)
-        if rest:
-            maximum, chosen = rest
+        offsets, exists = place(row, pool=0 if winners else None)
+        triton.store(pooled.at[offsets], total.astype(pooled.dtype), mask=exists)
+        if winners:
             _, largest, winner = rows[0]
             for k in (1, 2):
                 winner = jnp.where(rows[k][1] > largest, rows[k][2] + 3 * k, winner)
                 largest = jnp.maximum(rows[k][1], largest)
-            triton.store(maximum.at[offsets], largest.astype(maximum.dtype), mask=exists)
+            offsets, exists = place(row, pool=1)
+            triton.store(pooled.at[offsets], largest.astype(pooled.dtype), mask=exists)
             offsets, exists = place(row)
-            triton.store(chosen.at[offsets], winner.astype(jnp.uint8), mask=exists)
+            triton.store(winners[0].at[offsets], winner.astype(jnp.uint8), mask=exists)
 
 
-def _backward(average, *rest, shape, tile):
-    """rest: x's two other gradients, that of the max pool, the winners' numbers, and the output."""
+def _backward(pooled, *rest, shape, tile):
+    """rest: the output and before it, with two pools, x's two other gradients and the winners."""
     *rest, dx = rest
     _, height, width, _ = shape
     first, column, place = _strip(shape, tile)
@@ -160,13 +153,14 @@ def _backward(average, *rest, shape, tile):
         row = first + step
         mean, parts = jnp.zeros(tile, jnp.float32), [jnp.zeros(tile, jnp.float32)] * 3
         for shift in (-1, 0, 1):
-            offsets, exists = place(row, shift, turned=bool(rest))
-            part = triton.load(average.at[offsets], mask=exists, other=0).astype(jnp.float32)
+            offsets, exists = place(row, shift, 0 if rest else None)
+            part = triton.load(pooled.at[offsets], mask=exists, other=0).astype(jnp.float32)
             mean = mean + part * _share(column + shift, width)
             if rest:
-                part = triton.load(rest[2].at[offsets], mask=exists, other=0).astype(jnp.float32)
+                offsets, exists = place(row, shift, 1)
+                part = triton.load(pooled.at[offsets], mask=exists, other=0).astype(jnp.float32)
                 offsets, exists = place(row, shift)
-                winner = triton.load(rest[3].at[offsets], mask=exists, other=255).astype(jnp.int32)
+                winner = triton.load(rest[2].at[offsets], mask=exists, other=255).astype(jnp.int32)
                 for k in range(3):
                     parts[k] = parts[k] + jnp.where(winner == 3 * k + 1 - shift, part, 0)
         mean = mean * _share(row, height)

@@ -210,7 +210,7 @@ def draw(seed, counts):
     for image, label in zip(images, labels):
         values = random.random_sample(len(TRAITS))
         who = {k: lo + v * (hi - lo) for (k, (lo, hi)), v in zip(TRAITS.items(), values.tolist())}
-        vigour = 0.65 + 0.3 * random.random_sample() + 0.25 * random.random_sample(len(POSE))
+        vigour = 0.85 + 0.2 * random.random_sample() + 0.15 * random.random_sample(len(POSE))
         pose = EXPRESSIONS[-1] + vigour * (EXPRESSIONS[label] - EXPRESSIONS[-1])
         face = render(SimpleNamespace(**who), SimpleNamespace(**dict(zip(POSE, pose.tolist()))))
         one, two = random.random_sample((2, SIZE, SIZE))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from src import backbone, backend
+from src import backbone, backend, fast
 from src.backend import keras
 from src.lhc import LHC
 
@@ -95,19 +95,31 @@ def test_stem_agrees_in_outputs_gradients_and_statistics():
         close(found, expected, tolerance=2e-3)
 
 
-def test_scores_that_are_never_stored_change_nothing(monkeypatch):
-    """Where the backend has attention in one kernel that runs, here the framework's plain form."""
-    if backend.GENERATION == 2:
-        pytest.skip("the paper's Keras has no such operation")
-    calls = []
-    attention = backend.attention
-    monkeypatch.setattr(backend, "fuses_attention", lambda dtype: True)
-    monkeypatch.setattr(
-        backend, "attention", lambda *parts: calls.append(parts) or attention(*parts)
-    )
-    layers = [LHC(num_heads=2, att_embed_dim=3, numerics=n) for n in ("reference", "fast")]
+@pytest.mark.parametrize("kernels", ["whole", "blocks"])
+@pytest.mark.parametrize("controller", [None, -0.5])
+def test_attention_in_kernels_changes_nothing(kernels, controller, monkeypatch):
+    """JAX's interpreter runs them here, with the pools' kernels before."""
+    if backend.NAME != "jax":
+        pytest.skip("the kernels are JAX's")
+    monkeypatch.setattr(backend, "has_kernels", lambda: True)
+    monkeypatch.setattr(fast, "attention_kernels", lambda value, width: kernels)
+    sizes = dict(num_heads=2, att_embed_dim=20, controller=controller)
+    layers = [LHC(numerics=numerics, **sizes) for numerics in ("reference", "fast")]
     for layer in layers:
-        layer.build((None, 4, 3, 40))
-    x = np.random.RandomState(0).normal(size=(3, 4, 3, 40)).astype(np.float32)
+        layer.build((None, 12, 14, 32))
+    x = np.random.RandomState(0).normal(size=(2, 12, 14, 32)).astype(np.float32)
     compare(*layers, x)
-    assert calls and all(part.shape[1:] == (40, 2, 8) for part in calls[0])
+
+
+def test_attention_kernels_where_they_serve(monkeypatch):
+    def chosen(length, channels, dtype="bfloat16", width=16):
+        return fast.attention_kernels(np.empty((2, 1, length, channels), dtype), width)
+
+    import ml_dtypes  # noqa: F401 - teaches NumPy bfloat16
+
+    assert chosen(49, 64) is None  # no GPU here
+    monkeypatch.setattr(backend, "has_kernels", lambda: True)
+    assert chosen(392, 64) == "whole"
+    assert chosen(112, 128) == chosen(49, 512) == "blocks"
+    for sizes in ((392, 128), (49, 96), (49, 8), (49, 64, "float32"), (49, 128, "float16", 200)):
+        assert chosen(*sizes) is None

@@ -10,9 +10,10 @@ import jax.numpy as jnp  # noqa: E402
 from src import pallas_pools  # noqa: E402
 
 
-def turned(x):
-    """(B, H, W, C) -> (H * W, B, C)."""
-    return x.reshape(len(x), -1, x.shape[-1]).transpose(1, 0, 2)
+def both(average, largest):
+    """Two maps (B, H, W, C) -> (H * W, 2, B, C)."""
+    maps = np.stack([average, largest])
+    return maps.reshape(*maps.shape[:2], -1, maps.shape[-1]).transpose(2, 0, 1, 3)
 
 
 def expected(x):
@@ -45,17 +46,13 @@ def test_kernels_agree(shape):
     x = random.randint(-3, 4, size=shape).astype(np.float32)  # with many ties
     average, largest, gradient = expected(x)
     outputs, backward = jax.vjp(pallas_pools.pools, jnp.asarray(x))
-    for found, wanted in zip(outputs, (x, x, turned(average), turned(largest))):
+    for found, wanted in zip(outputs, (x, x, both(average, largest))):
         np.testing.assert_allclose(found, wanted, atol=1e-6)
     straight = random.normal(size=(4, *shape)).astype(np.float32)
-    (dx,) = backward(tuple(map(jnp.asarray, (*straight[:2], *map(turned, straight[2:])))))
+    (dx,) = backward(tuple(map(jnp.asarray, (*straight[:2], both(*straight[2:])))))
     np.testing.assert_allclose(dx, sum(straight[:2]) + gradient(*straight[2:]), atol=1e-5)
 
     found, backward = jax.vjp(pallas_pools.average_pool, jnp.asarray(x))
     np.testing.assert_allclose(found, average, atol=1e-6)
     (dx,) = backward(jnp.asarray(straight[0]))
     np.testing.assert_allclose(dx, gradient(straight[0], 0 * straight[0]), atol=1e-5)
-
-
-def test_used_only_where_they_serve():
-    assert not pallas_pools.usable((2, 8, 8, 64), 3)  # no GPU here

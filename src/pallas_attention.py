@@ -1,0 +1,348 @@
+"""LHC's attention and its gradient as GPU kernels, for the fast numerics on JAX.
+
+The (C, C) scores and their softmax stay on the chip, and are computed anew for the gradient. With
+few channels, a program has one head of one image to itself, and the temperature stays there too.
+With many, a program has a block of queries (or, for their gradients, of keys and values) and goes
+through the others a block at a time, as FlashAttention does (arXiv 2307.08691).
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+ROWS = 64  # positions of values, or numbers of an embedding, that are read at once
+BLOCK = 64  # queries, or keys
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def attend(temper, embedded, bias, value, residual, kernel, offset):
+    """Return residual + softmax(q k^T / d^(norm_c + T)) v, with T = sigmoid(mean(q k^T) W + w).
+
+    temper: (d, norm_c). embedded: queries and keys without their bias, (heads, rows, 2, B, C),
+    where rows beyond d are zeros. bias: (heads, rows). value, residual: (B, heads, l, C). kernel,
+    offset: W (C, C) and w (C,), float32. C: a power of two, 16...64.
+    """
+    return _attend_forward(temper, embedded, bias, value, residual, kernel, offset)[0]
+
+
+def _attend_forward(temper, embedded, bias, value, residual, kernel, offset):
+    inputs = embedded, value, bias, kernel, offset
+    (y,) = _launch(_forward, [*inputs, residual], [_like(value)], temper=temper)
+    return y, inputs
+
+
+def _attend_backward(temper, inputs, dy):
+    embedded, value, bias, *_ = inputs
+    batch, heads, _, channels = value.shape
+    vectors = (batch, heads, channels), jnp.float32
+    outputs = [_like(embedded), _like(value), ((batch, *bias.shape), jnp.float32), vectors, vectors]
+    d_embedded, d_value, d_bias, mean, d_exponent = _launch(
+        _backward, [*inputs, dy], outputs, temper=temper
+    )
+    d_bias = d_bias.sum(0).astype(bias.dtype)
+    d_kernel = jnp.einsum("bnc,bnk->ck", mean, d_exponent)
+    return d_embedded, d_bias, d_value, dy, d_kernel, d_exponent.sum((0, 1))
+
+
+attend.defvjp(_attend_forward, _attend_backward)
+
+
+@jax.custom_vjp
+def attend_scaled(embedded, factor, value, residual):
+    """Return residual + softmax(q k^T * factor) v.
+
+    embedded: queries and keys, (heads, rows, 2, B, C), up to 128 rows. factor: one for each query,
+    (heads, B, C), float32. value, residual: (B, heads, l, C), l up to 128. C: a power of two.
+    """
+    return _scaled_forward(embedded, factor, value, residual)[0]
+
+
+def _scaled_forward(embedded, factor, value, residual):
+    inputs = embedded, value, factor
+    outputs = [_like(value), _like(value), _like(factor)]
+    y, *kept = _launch(_forward_blocks, [*inputs, residual], outputs)
+    return y, (*inputs, *kept)
+
+
+def _scaled_backward(inputs, dy):
+    embedded, value, factor, output, totals = inputs
+    maps = [embedded, value, factor, dy, totals]
+    vector = _like(factor)
+    d_embedded, d_factor, inners = _launch(
+        _backward_queries, [*maps, output], [_like(embedded), vector, vector]
+    )
+    # The gradients of the keys go beside those of the queries.
+    d_embedded, d_value = _launch(
+        _backward_keys, [*maps, inners, d_embedded], [_like(embedded), _like(value)], {6: 0}
+    )
+    return d_embedded, d_factor, d_value, dy
+
+
+attend_scaled.defvjp(_scaled_forward, _scaled_backward)
+
+
+def _like(array):
+    return array.shape, array.dtype
+
+
+def _launch(body, maps, outputs, same=None, **constants):
+    """Run `body` for each block of channels of each head of each image.
+
+    maps: embedded, value and others. outputs: pairs (shape, dtype). same: {a map's number: the
+    number of the output that takes its place}.
+    """
+    embedded, value = maps[:2]
+    batch, heads, _, channels = value.shape
+    flat = pl.pallas_call(
+        functools.partial(body, shape=value.shape, width=embedded.shape[1], **constants),
+        grid=(channels // min(channels, BLOCK), heads, batch),
+        out_shape=[jax.ShapeDtypeStruct((math.prod(s),), dtype) for s, dtype in outputs],
+        input_output_aliases=same or {},
+        compiler_params=triton.CompilerParams(num_warps=4, num_stages=3),
+        interpret=jax.default_backend() == "cpu",
+    )(*(part.reshape(-1) for part in maps))
+    return [part.reshape(s) for part, (s, _) in zip(flat, outputs)]
+
+
+class _Head:
+    """One head of one image: where its numbers are. Rows are positions or embedded numbers."""
+
+    def __init__(self, embedded, value, shape, width, bias=None):
+        self.embedded, self.value, self.bias = embedded, value, bias
+        self.batch, self.heads, self.length, self.channels = shape
+        self.width = width
+        self.head, self.image = pl.program_id(1), pl.program_id(2)
+        self.block = min(self.channels, BLOCK)
+        self.own = self.columns(pl.program_id(0))
+
+    def columns(self, block):
+        return block * self.block + jnp.arange(self.block)
+
+    def place_embedded(self, which, rows, columns):
+        """Return where these rows of the queries (0) or keys (1) are, (rows, columns)."""
+        row = (self.head * self.width + rows) * 2 + which
+        return (row * self.batch + self.image)[:, None] * self.channels + columns[None]
+
+    def place_value(self, rows, columns):
+        row = (self.image * self.heads + self.head) * self.length + rows
+        return row[:, None] * self.channels + columns[None]
+
+    def place_vector(self, columns):
+        """Return where these columns are in an array (heads, B, C)."""
+        return (self.head * self.batch + self.image) * self.channels + columns
+
+    def load_embedded(self, which, rows, exists, columns):
+        place = self.place_embedded(which, rows, columns)
+        part = triton.load(self.embedded.at[place], mask=exists[:, None], other=0)
+        if self.bias is None:
+            return part
+        bias = triton.load(self.bias.at[self.head * self.width + rows], mask=exists, other=0)
+        return (part.astype(jnp.float32) + bias.astype(jnp.float32)[:, None]).astype(part.dtype)
+
+    def load_value(self, ref, rows, exists, columns):
+        return triton.load(ref.at[self.place_value(rows, columns)], mask=exists[:, None], other=0)
+
+    def embeddings(self, which, columns):
+        return [self.load_embedded(which, *rows, columns) for rows in _rows(self.width)]
+
+    def values(self, ref, columns):
+        return [self.load_value(ref, *rows, columns) for rows in _rows(self.length)]
+
+    def over_blocks(self, body, carry):
+        """Carry on through body(columns, carry) for all blocks of channels."""
+        blocks = self.channels // self.block
+        return jax.lax.fori_loop(0, blocks, lambda i, carry: body(self.columns(i), carry), carry)
+
+
+def _step(count):
+    return min(ROWS, max(16, pl.next_power_of_2(count)))
+
+
+def _rows(count):
+    """Return (the numbers of the rows that are taken together, which of them exist), for all."""
+    numbers = (start + jnp.arange(_step(count)) for start in range(0, count, _step(count)))
+    return [(part, part < count) for part in numbers]
+
+
+def _over_rows(count, body, carry):
+    """Carry on through body(numbers, exists, carry) for all rows."""
+
+    def run(index, carry):
+        numbers = index * _step(count) + jnp.arange(_step(count))
+        return body(numbers, numbers < count, carry)
+
+    return jax.lax.fori_loop(0, pl.cdiv(count, _step(count)), run, carry)
+
+
+def _dot(a, axis_a, b, axis_b):
+    """Return the float32 product of two matrices, summed over these axes of theirs."""
+    contract = (((axis_a,), (axis_b,)), ((), ()))
+    return jax.lax.dot_general(a, b, contract, preferred_element_type=jnp.float32)
+
+
+def _product(parts_a, parts_b):
+    """Return a^T b of two matrices in parts of some rows each."""
+    return sum(_dot(a, 0, b, 0) for a, b in zip(parts_a, parts_b))
+
+
+def _store(ref, place, part, exists):
+    triton.store(ref.at[place], part.astype(ref.dtype), mask=exists[:, None])
+
+
+def _whole_scores(head):
+    def add(rows, exists, scores):
+        query, key = (head.load_embedded(which, rows, exists, head.own) for which in (0, 1))
+        return scores + _dot(query, 0, key, 0)
+
+    return _over_rows(head.width, add, jnp.zeros((head.channels,) * 2, jnp.float32))
+
+
+def _temper(scores, head, kernel, offset, temper):
+    """Return the scores' mean, T, the factor of the scores that T makes, W, and the softmax."""
+    dimension, norm = temper
+    mean = jnp.sum(scores, 1) / head.channels
+    weights = triton.load(kernel.at[head.own[:, None] * head.channels + head.own[None]])
+    exponent = jnp.sum(weights * mean[:, None], 0) + triton.load(offset.at[head.own])
+    temperature = 1 / (1 + jnp.exp(-exponent))
+    factor = jnp.exp(-math.log(dimension) * (norm + temperature))
+    scaled = scores * factor[:, None]
+    softmax = jnp.exp(scaled - jnp.max(scaled, 1)[:, None])
+    softmax = softmax * (1 / jnp.sum(softmax, 1))[:, None]
+    return mean, temperature, factor, weights, softmax
+
+
+def _forward(embedded, value, bias, kernel, offset, residual, y, temper, **sizes):
+    head = _Head(embedded, value, bias=bias, **sizes)
+    *_, softmax = _temper(_whole_scores(head), head, kernel, offset, temper)
+    softmax = softmax.astype(value.dtype)
+
+    def store(rows, exists, _):
+        part = _dot(head.load_value(value, rows, exists, head.own), 1, softmax, 1)
+        part = part + head.load_value(residual, rows, exists, head.own)
+        _store(y, head.place_value(rows, head.own), part, exists)
+        return 0
+
+    _over_rows(head.length, store, 0)
+
+
+def _backward(embedded, value, bias, kernel, offset, dy, *outputs, temper, **sizes):
+    """Fill the gradients, and the mean scores, whose product with d_exponent is W's gradient."""
+    d_embedded, d_value, d_bias, means, d_exponents = outputs
+    head = _Head(embedded, value, bias=bias, **sizes)
+    scores = _whole_scores(head)
+    mean, temperature, factor, weights, softmax = _temper(scores, head, kernel, offset, temper)
+    rounded = softmax.astype(value.dtype)
+
+    def through_values(rows, exists, d_softmax):
+        part = head.load_value(dy, rows, exists, head.own)
+        d_value_part = _dot(part, 1, rounded, 0)
+        _store(d_value, head.place_value(rows, head.own), d_value_part, exists)
+        return d_softmax + _dot(part, 0, head.load_value(value, rows, exists, head.own), 0)
+
+    d_softmax = _over_rows(head.length, through_values, jnp.zeros_like(scores))
+    d_scaled = softmax * (d_softmax - jnp.sum(softmax * d_softmax, 1)[:, None])
+    slope = -math.log(temper[0]) * temperature * (1 - temperature)
+    d_exponent = jnp.sum(d_scaled * scores, 1) * factor * slope
+    vector = (head.image * head.heads + head.head) * head.channels + head.own
+    triton.store(means.at[vector], mean)
+    triton.store(d_exponents.at[vector], d_exponent)
+    d_mean = jnp.sum(weights * d_exponent[None], 1) / head.channels
+    d_scores = (d_scaled * factor[:, None] + d_mean[:, None]).astype(value.dtype)
+
+    def through_scores(rows, exists, _):
+        d_query = _dot(head.load_embedded(1, rows, exists, head.own), 1, d_scores, 1)
+        d_key = _dot(head.load_embedded(0, rows, exists, head.own), 1, d_scores, 0)
+        _store(d_embedded, head.place_embedded(0, rows, head.own), d_query, exists)
+        _store(d_embedded, head.place_embedded(1, rows, head.own), d_key, exists)
+        place = (head.image * head.heads + head.head) * head.width + rows
+        triton.store(d_bias.at[place], jnp.sum(d_query + d_key, 1), mask=exists)
+        return 0
+
+    _over_rows(head.width, through_scores, 0)
+
+
+def _forward_blocks(embedded, value, factor, residual, y, output, totals, **sizes):
+    """Fill also the softmax' part of y, and the logarithm of each query's denominator."""
+    head = _Head(embedded, value, **sizes)
+    vector = head.place_vector(head.own)
+    factor = triton.load(factor.at[vector])[:, None]
+    queries = head.embeddings(0, head.own)
+
+    def add(keys, carry):
+        largest, total, sums = carry
+        scaled = _product(queries, head.embeddings(1, keys)) * factor
+        larger = jnp.maximum(largest, jnp.max(scaled, 1))
+        softmax, shrink = jnp.exp(scaled - larger[:, None]), jnp.exp(largest - larger)
+        total = total * shrink + jnp.sum(softmax, 1)
+        softmax = softmax.astype(value.dtype)
+        parts = [_dot(part, 1, softmax, 1) for part in head.values(value, keys)]
+        sums = [old * shrink[None] + part for old, part in zip(sums, parts)]
+        return larger, total, sums
+
+    zeros = jnp.zeros((head.block,), jnp.float32)
+    sums = [jnp.zeros((len(rows), head.block), jnp.float32) for rows, _ in _rows(head.length)]
+    largest, total, sums = head.over_blocks(add, (zeros - jnp.inf, zeros, sums))
+    triton.store(totals.at[vector], largest + jnp.log(total))
+    for (rows, exists), part in zip(_rows(head.length), sums):
+        part = part * (1 / total)[None]
+        place = head.place_value(rows, head.own)
+        _store(output, place, part, exists)
+        _store(y, place, part + head.load_value(residual, rows, exists, head.own), exists)
+
+
+def _backward_queries(embedded, value, factor, dy, totals, output, *outputs, **sizes):
+    """Fill also inners: for each query, the sum over the keys of softmax times its gradient."""
+    d_embedded, d_factor, inners = outputs
+    head = _Head(embedded, value, **sizes)
+    vector = head.place_vector(head.own)
+    factor, total = (triton.load(ref.at[vector])[:, None] for ref in (factor, totals))
+    queries, parts = head.embeddings(0, head.own), head.values(dy, head.own)
+    kept = (part.astype(jnp.float32) for part in head.values(output, head.own))
+    inner = sum(jnp.sum(part * old, 0) for part, old in zip(parts, kept))
+    triton.store(inners.at[vector], inner)
+
+    def add(keys, carry):
+        d_queries, d_factors = carry
+        embeddings = head.embeddings(1, keys)
+        scores = _product(queries, embeddings)
+        d_softmax = _product(parts, head.values(value, keys))
+        d_scaled = jnp.exp(scores * factor - total) * (d_softmax - inner[:, None])
+        d_scores = (d_scaled * factor).astype(value.dtype)
+        new = [_dot(key, 1, d_scores, 1) for key in embeddings]
+        d_queries = [old + part for old, part in zip(d_queries, new)]
+        return d_queries, d_factors + jnp.sum(d_scaled * scores, 1)
+
+    zeros = [jnp.zeros(part.shape, jnp.float32) for part in queries]
+    d_queries, d_factors = head.over_blocks(add, (zeros, jnp.zeros_like(inner)))
+    triton.store(d_factor.at[vector], d_factors)
+    for (rows, exists), part in zip(_rows(head.width), d_queries):
+        _store(d_embedded, head.place_embedded(0, rows, head.own), part, exists)
+
+
+def _backward_keys(embedded, value, factor, dy, totals, inners, _, d_embedded, d_value, **sizes):
+    head = _Head(embedded, value, **sizes)
+    keys, values = head.embeddings(1, head.own), head.values(value, head.own)
+
+    def add(queries, carry):
+        vector = head.place_vector(queries)
+        scale, total, inner = (
+            triton.load(ref.at[vector])[:, None] for ref in (factor, totals, inners)
+        )
+        embeddings, parts = head.embeddings(0, queries), head.values(dy, queries)
+        softmax = jnp.exp(_product(embeddings, keys) * scale - total)
+        d_scores = softmax * (_product(parts, values) - inner) * scale
+        d_scores, softmax = d_scores.astype(value.dtype), softmax.astype(value.dtype)
+        new = [_dot(query, 1, d_scores, 0) for query in embeddings]
+        new += [_dot(part, 1, softmax, 0) for part in parts]
+        return [old + part for old, part in zip(carry, new)]
+
+    zeros = [jnp.zeros(part.shape, jnp.float32) for part in (*keys, *values)]
+    sums = head.over_blocks(add, zeros)
+    for (rows, exists), part in zip(_rows(head.width), sums):
+        _store(d_embedded, head.place_embedded(1, rows, head.own), part, exists)
+    for (rows, exists), part in zip(_rows(head.length), sums[len(keys) :]):
+        _store(d_value, head.place_value(rows, head.own), part, exists)

@@ -1,0 +1,70 @@
+"""The GPU kernels of the attention, run by JAX's interpreter, against the formula."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("jax")
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+
+from src import pallas_attention  # noqa: E402
+
+# heads, d, l, C, channels in a block: rows that fill their tiles and rows that do not
+SIZES = [(2, 20, 100, 64, 64), (1, 7, 9, 16, 16), (3, 64, 70, 32, 16), (1, 25, 49, 64, 16)]
+IMAGES = 3
+
+
+def draw(heads, d, length, channels):
+    """embedded, bias, value, residual, W, w and a gradient of the output."""
+    random = np.random.RandomState(0)
+    width = d + -d % 8
+    exists = np.arange(width) < d
+    normal = lambda *shape: random.normal(size=shape).astype(np.float32)  # noqa: E731
+    embedded = normal(heads, width, 2, IMAGES, channels) * exists[:, None, None, None]
+    value, residual, dy = (normal(IMAGES, heads, length, channels) for _ in range(3))
+    bias, kernel = normal(heads, width) * exists, 0.3 * normal(channels, channels)
+    parts = embedded, bias, value, residual, kernel, normal(channels)
+    return [*map(jnp.asarray, parts)], jnp.asarray(dy)
+
+
+def scaled(embedded, factor, value, residual):
+    scores = jnp.einsum("ndbc,ndbk->bnck", embedded[:, :, 0], embedded[:, :, 1])
+    softmax = jax.nn.softmax(scores * factor.transpose(1, 0, 2)[..., None], axis=-1)
+    return residual + jnp.einsum("bnlk,bnck->bnlc", value, softmax)
+
+
+def tempered(d, norm, embedded, bias, value, residual, kernel, offset):
+    embedded = embedded + bias[:, :, None, None, None]
+    scores = jnp.einsum("ndbc,ndbk->bnck", embedded[:, :, 0], embedded[:, :, 1])
+    temperature = jax.nn.sigmoid(scores.mean(-1) @ kernel + offset)  # (B, heads, C)
+    factor = float(d) ** -(norm + temperature)
+    return scaled(embedded, factor.transpose(1, 0, 2), value, residual)
+
+
+def compare(formula, kernel, parts, dy):
+    wanted, wanted_backward = jax.vjp(formula, *parts)
+    found, backward = jax.vjp(kernel, *parts)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    for found, wanted in zip(backward(dy), wanted_backward(dy)):
+        scale = float(jnp.abs(wanted).max())
+        np.testing.assert_allclose(found / scale, wanted / scale, atol=2e-5)
+
+
+@pytest.mark.parametrize("heads, d, length, channels, block", SIZES)
+def test_whole_heads(heads, d, length, channels, block):
+    parts, dy = draw(heads, d, length, channels)
+    compare(
+        lambda *parts: tempered(d, 0.5, *parts),
+        lambda *parts: pallas_attention.attend((d, 0.5), *parts),
+        parts,
+        dy,
+    )
+
+
+@pytest.mark.parametrize("heads, d, length, channels, block", SIZES)
+def test_blocks(heads, d, length, channels, block, monkeypatch):
+    monkeypatch.setattr(pallas_attention, "BLOCK", block)
+    (embedded, _, value, residual, *_), dy = draw(heads, d, length, channels)
+    factor = 0.2 * jnp.abs(jnp.asarray(np.random.RandomState(1).normal(size=embedded.shape[:1])))
+    factor = jnp.broadcast_to(factor[:, None, None], (heads, IMAGES, channels))
+    compare(scaled, pallas_attention.attend_scaled, [embedded, factor, value, residual], dy)
