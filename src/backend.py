@@ -78,14 +78,14 @@ def custom_gradient(function):
 
 
 @functools.lru_cache(maxsize=None)
-def has_kernels():
-    """Return whether kernels of Pallas run here: on JAX, on Nvidia's GPUs from Ampere on."""
+def kernel_capability():
+    """Return the compute capability of the Nvidia GPU on which JAX runs Pallas' kernels, or 0."""
     if NAME != "jax":
-        return False
+        return 0
     import jax
 
     device = jax.devices()[0]
-    return "NVIDIA" in device.device_kind and float(device.compute_capability) >= 8
+    return float(device.compute_capability) if "NVIDIA" in device.device_kind else 0
 
 
 def materialise(tensor):

@@ -35,7 +35,8 @@ def query_key_pools(x, size):
 
 
 def _has_pools(x, size):
-    return B.has_kernels() and size == 3 and x.shape[-1] % 16 == 0
+    # The compiler behind Pallas knows no GPU older than Ampere.
+    return B.kernel_capability() >= 8 and size == 3 and x.shape[-1] % 16 == 0
 
 
 def attention_kernels(value, width):
@@ -44,9 +45,12 @@ def attention_kernels(value, width):
     value: (B, heads, l, C). width: the length of queries and keys, with its padding.
     """
     length, channels = value.shape[2:]
-    # Their products would round float32 to TF32, and their tiles are powers of two.
-    fits = value.dtype != "float32" and channels in (16, 32, 64, 128, 256, 512)
-    if not fits or not B.has_kernels():
+    # Their products would round float32 to TF32, and their tiles are powers of two. They need more
+    # memory on the chip than workstation cards have: A100, H100, B200 and their like.
+    capability = B.kernel_capability()
+    if value.dtype == "float32" or not (capability == 8 or 9 <= capability < 12):
+        return None
+    if channels not in (16, 32, 64, 128, 256, 512):
         return None
     if channels <= 64:
         return "whole"

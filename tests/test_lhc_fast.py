@@ -103,7 +103,7 @@ def test_attention_in_kernels_changes_nothing(kernels, controller, monkeypatch):
     """JAX's interpreter runs them here, with the pools' kernels before."""
     if backend.NAME != "jax":
         pytest.skip("the kernels are JAX's")
-    monkeypatch.setattr(backend, "has_kernels", lambda: True)
+    monkeypatch.setattr(backend, "kernel_capability", lambda: 9.0)
     monkeypatch.setattr(fast, "attention_kernels", lambda value, width: kernels)
     sizes = dict(num_heads=2, att_embed_dim=20, controller=controller)
     layers = [LHC(numerics=numerics, **sizes) for numerics in ("reference", "fast")]
@@ -119,8 +119,12 @@ def test_attention_kernels_where_they_serve(monkeypatch):
         return fast.attention_kernels(value, width)
 
     assert chosen(49, 64) is None  # no GPU here
-    monkeypatch.setattr(backend, "has_kernels", lambda: True)
+    monkeypatch.setattr(backend, "kernel_capability", lambda: 9.0)
     assert chosen(392, 64) == "whole"
     assert chosen(112, 128) == chosen(49, 512) == "blocks"
+    monkeypatch.setattr(backend, "kernel_capability", lambda: 8.9)
+    assert chosen(392, 64) is None  # too little memory on the chip
+    monkeypatch.setattr(backend, "kernel_capability", lambda: 8.0)
+    assert chosen(392, 64) == "whole"
     for sizes in ((392, 128), (49, 96), (49, 8), (49, 64, "float32"), (49, 128, "float16", 200)):
         assert chosen(*sizes) is None
