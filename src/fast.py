@@ -57,6 +57,16 @@ def attention_kernels(value, width):
     return "blocks" if max(length, width) <= 128 else None
 
 
+def attend_stored(embedded, factor, value, residual):
+    """Return residual + softmax(q k^T * factor) v, as pallas_attention.attend_scaled does."""
+    query = B.cast(B.cast(embedded[:, :, 0], "float32") * factor[:, None], value.dtype)
+    # (heads, d, B, C) -> (B, heads, d, C)
+    query, key = (B.transpose(part, (2, 0, 1, 3)) for part in (query, embedded[:, :, 1]))
+    scores = B.einsum("bndc,bndk->bnck", query, key)
+    attention = B.cast(B.softmax(B.cast(scores, "float32"), axis=-1), value.dtype)
+    return residual + B.einsum("bnlk,bnck->bnlc", value, attention)
+
+
 def max_pool(x, size, strides, padding, border):
     """(B, H, W, C) -> (B, h, w, C), `padding` (before, after) of the value `border` on H and W.
 

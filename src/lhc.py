@@ -191,26 +191,22 @@ class LHC(keras.layers.Layer):
         # (H * W, 2, B, C) -> (heads, l, 2 * B * C) -> (heads, d, 2, B, C)
         embedded = B.matmul(kernel, B.reshape(pools, (heads, length, -1)))
         embedded = B.reshape(embedded, (heads, width, 2, -1, channels))
+        residual = self._heads(residual)
         kernels = fast.attention_kernels(value, width)
         if kernels == "whole":
             temper = float(self.att_embed_dim), self.norm_c
             parts = (self.temperature.kernel, self.temperature.bias)
             parts = (B.cast(part, "float32") for part in parts)
-            y = fast.attend(temper, embedded, bias, value, self._heads(residual), *parts)
-            return B.reshape(y, (-1,) + self.spatial)
-        embedded = embedded + B.cast(bias, x.dtype)[:, :, None, None, None]
-        query, key = embedded[:, :, 0], embedded[:, :, 1]
-        wide = B.cast(query, "float32")  # (heads, d, B, C)
-        mean_key = B.mean(B.cast(key, "float32"), axis=-1, keepdims=True)
-        temperature = self.temperature(B.sum(wide * mean_key, axis=1))  # (heads, B, C)
-        factor = B.power(float(self.att_embed_dim), -(self.norm_c + temperature))
-        if kernels == "blocks":
-            y = fast.attend_scaled(embedded, factor, value, self._heads(residual))
-            return B.reshape(y, (-1,) + self.spatial)
-        query = B.cast(wide * factor[:, None], x.dtype)
-        # (heads, d, B, C) -> (B, heads, d, C)
-        query, key = (B.transpose(part, (2, 0, 1, 3)) for part in (query, key))
-        scores = B.einsum("bndc,bndk->bnck", query, key)
-        attention = B.cast(B.softmax(B.cast(scores, "float32"), axis=-1), x.dtype)
-        y = B.einsum("bnlk,bnck->bnlc", value, attention)
-        return residual + B.reshape(y, (-1,) + self.spatial)
+            y = fast.attend(temper, embedded, bias, value, residual, *parts)
+        else:
+            embedded = embedded + B.cast(bias, x.dtype)[:, :, None, None, None]
+            attend = fast.attend_scaled if kernels == "blocks" else fast.attend_stored
+            y = attend(embedded, self._factor(embedded), value, residual)
+        return B.reshape(y, (-1,) + self.spatial)  # (B, heads, l, C) -> (B, H, W, C)
+
+    def _factor(self, embedded):
+        """Return d^-(norm_c + T) of queries and keys (heads, d, 2, B, C): (heads, B, C)."""
+        query, key = (B.cast(embedded[:, :, i], "float32") for i in range(2))
+        mean_key = B.mean(key, axis=-1, keepdims=True)
+        temperature = self.temperature(B.sum(query * mean_key, axis=1))  # (heads, B, C)
+        return B.power(float(self.att_embed_dim), -(self.norm_c + temperature))

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from .pallas_launch import run_flat
+
 ROWS = 64  # positions of values, or numbers of an embedding, that are read at once
 BLOCK = 64  # queries, or keys
 
@@ -38,13 +40,13 @@ def _attend_forward(temper, embedded, bias, value, residual, kernel, offset):
 def _attend_backward(temper, inputs, dy):
     embedded, value, bias, *_ = inputs
     batch, heads, _, channels = value.shape
-    vectors = (batch, heads, channels), jnp.float32
+    vectors = (heads, batch, channels), jnp.float32
     outputs = [_like(embedded), _like(value), ((batch, *bias.shape), jnp.float32), vectors, vectors]
     d_embedded, d_value, d_bias, mean, d_exponent = _launch(
         _backward, [*inputs, dy], outputs, temper=temper
     )
     d_bias = d_bias.sum(0).astype(bias.dtype)
-    d_kernel = jnp.einsum("bnc,bnk->ck", mean, d_exponent)
+    d_kernel = jnp.einsum("nbc,nbk->ck", mean, d_exponent)
     return d_embedded, d_bias, d_value, dy, d_kernel, d_exponent.sum((0, 1))
 
 
@@ -97,15 +99,14 @@ def _launch(body, maps, outputs, same=None, **constants):
     """
     embedded, value = maps[:2]
     batch, heads, _, channels = value.shape
-    flat = pl.pallas_call(
+    return run_flat(
         functools.partial(body, shape=value.shape, width=embedded.shape[1], **constants),
         grid=(channels // min(channels, BLOCK), heads, batch),
-        out_shape=[jax.ShapeDtypeStruct((math.prod(s),), dtype) for s, dtype in outputs],
-        input_output_aliases=same or {},
+        maps=maps,
+        outputs=outputs,
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=3),
-        interpret=jax.default_backend() == "cpu",
-    )(*(part.reshape(-1) for part in maps))
-    return [part.reshape(s) for part, (s, _) in zip(flat, outputs)]
+        input_output_aliases=same or {},
+    )
 
 
 class _Head:
@@ -247,7 +248,7 @@ def _backward(embedded, value, bias, kernel, offset, dy, *outputs, temper, **siz
     d_scaled = softmax * (d_softmax - jnp.sum(softmax * d_softmax, 1)[:, None])
     slope = -math.log(temper[0]) * temperature * (1 - temperature)
     d_exponent = jnp.sum(d_scaled * scores, 1) * factor * slope
-    vector = (head.image * head.heads + head.head) * head.channels + head.own
+    vector = head.place_vector(head.own)
     triton.store(means.at[vector], mean)
     triton.store(d_exponents.at[vector], d_exponent)
     d_mean = jnp.sum(weights * d_exponent[None], 1) / head.channels

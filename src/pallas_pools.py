@@ -13,6 +13,8 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from .pallas_launch import run_flat
+
 STRIP = 7  # rows that a program walks down; divides all maps of a 224 x 224 image
 TILE = 512  # columns times channels of a row that it holds at once
 PER_THREAD = 8  # of them: 16 bytes in bfloat16, the widest a thread can read
@@ -60,16 +62,15 @@ def _launch(kernel, shape, maps, outputs):
     batch, height, width, channels = shape
     block = min(channels & -channels, TILE)
     columns = min(pl.next_power_of_2(width), TILE // block)
-    flat = pl.pallas_call(
+    return run_flat(
         functools.partial(kernel, shape=shape, tile=(columns, block)),
         grid=(pl.cdiv(width, columns) * (channels // block), pl.cdiv(height, STRIP), batch),
-        out_shape=[jax.ShapeDtypeStruct((np.prod(s),), dtype) for s, dtype in outputs],
+        maps=maps,
+        outputs=outputs,
         compiler_params=triton.CompilerParams(
             num_warps=max(1, columns * block // (32 * PER_THREAD))
         ),
-        interpret=jax.default_backend() == "cpu",
-    )(*(part.reshape(-1) for part in maps))
-    return [part.reshape(s) for part, (s, _) in zip(flat, outputs)]
+    )
 
 
 def _strip(shape, tile):

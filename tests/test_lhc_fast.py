@@ -128,3 +128,14 @@ def test_attention_kernels_where_they_serve(monkeypatch):
     assert chosen(392, 64) == "whole"
     for sizes in ((392, 128), (49, 96), (49, 8), (49, 64, "float32"), (49, 128, "float16", 200)):
         assert chosen(*sizes) is None
+
+
+def test_pool_kernels_where_they_serve(monkeypatch):
+    def chosen(channels=64, size=3):
+        return fast._has_pools(SimpleNamespace(shape=(2, 8, 8, channels)), size)
+
+    assert not chosen()  # no GPU here
+    for capability, serves in ((7.5, False), (8.0, True), (8.9, True)):
+        monkeypatch.setattr(backend, "kernel_capability", lambda found=capability: found)
+        assert chosen() == serves
+    assert not chosen(channels=24) and not chosen(size=2)

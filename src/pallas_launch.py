@@ -1,0 +1,21 @@
+"""How the GPU kernels are started: on flat arrays, or on the CPU by JAX's interpreter."""
+
+import math
+
+import jax
+from jax.experimental import pallas as pl
+
+
+def run_flat(kernel, grid, maps, outputs, **options):
+    """Run `kernel` on the flattened arrays `maps`; return a list of arrays.
+
+    outputs: pairs (shape, dtype). options: of `pallas_call`.
+    """
+    flat = pl.pallas_call(
+        kernel,
+        grid=grid,
+        out_shape=[jax.ShapeDtypeStruct((math.prod(shape),), dtype) for shape, dtype in outputs],
+        interpret=jax.default_backend() == "cpu",
+        **options,
+    )(*(part.reshape(-1) for part in maps))
+    return [part.reshape(shape) for part, (shape, _) in zip(flat, outputs)]
