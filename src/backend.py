@@ -61,9 +61,12 @@ stop_gradient = _either("stop_gradient", "stop_gradient")
 take_along_axis = _either("take_along_axis", "gather")
 if GENERATION == 2:
     take_along_axis = functools.partial(take_along_axis, batch_dims=1)
-conv = functools.partial(  # at stride 1, without padding
-    _either("conv", "nn.conv2d"), strides=1, padding="valid" if GENERATION == 3 else "VALID"
-)
+_conv = _either("conv", "nn.conv2d")
+
+
+def conv(x, kernel, padding="valid"):
+    """(B, H, W, C), (h, w, C, filters) -> (B, H', W', filters), at stride 1."""
+    return _conv(x, kernel, strides=1, padding=padding if GENERATION == 3 else padding.upper())
 
 
 def custom_gradient(function):

@@ -39,29 +39,30 @@ def _has_pools(x, size):
     return B.kernel_capability() >= 8 and size == 3 and x.shape[-1] % 16 == 0
 
 
-def attention_kernels(value, width):
+def attention_kernels(length, channels, dimension, dtype):
     """Return which kernels serve LHC's attention here: "whole", "blocks" or None.
 
-    value: (B, heads, l, C). width: the length of queries and keys, with its padding.
+    length: of the values. dimension: d, the length of queries and keys.
     """
-    length, channels = value.shape[2:]
     # Their products would round float32 to TF32, and their tiles are powers of two. They need more
     # memory on the chip than workstation cards have: A100, H100, B200 and their like.
     capability = B.kernel_capability()
-    if value.dtype == "float32" or not (capability == 8 or 9 <= capability < 12):
+    if dtype == "float32" or not (capability == 8 or 9 <= capability < 12):
         return None
     if channels not in (16, 32, 64, 128, 256, 512):
         return None
     if channels <= 64:
         return "whole"
-    return "blocks" if max(length, width) <= 128 else None
+    return "blocks" if max(length, dimension) <= 128 else None
 
 
-def attend_stored(embedded, factor, value, residual):
+def attend_stored(embedded, bias, value, residual, factor):
     """Return residual + softmax(q k^T * factor) v, as pallas_attention.attend_scaled does."""
-    query = B.cast(B.cast(embedded[:, :, 0], "float32") * factor[:, None], value.dtype)
+    embedded = B.cast(embedded, "float32") + bias[:, :, None, None, None]
+    query = B.cast(embedded[:, :, 0] * factor[:, None], value.dtype)
+    key = B.cast(embedded[:, :, 1], value.dtype)
     # (heads, d, B, C) -> (B, heads, d, C)
-    query, key = (B.transpose(part, (2, 0, 1, 3)) for part in (query, embedded[:, :, 1]))
+    query, key = (B.transpose(part, (2, 0, 1, 3)) for part in (query, key))
     scores = B.einsum("bndc,bndk->bnck", query, key)
     attention = B.cast(B.softmax(B.cast(scores, "float32"), axis=-1), value.dtype)
     return residual + B.einsum("bnlk,bnck->bnlc", value, attention)

@@ -177,36 +177,53 @@ class LHC(keras.layers.Layer):
         temperature divides S. Temperature and softmax are computed in float32. Where there are
         kernels, the scores are never stored.
         """
+        height, width, channels = self.spatial
+        shape = height * width // self.num_heads, channels, self.att_embed_dim
+        kernels = fast.attention_kernels(*shape, x.dtype)
         residual, x, pools = fast.query_key_pools(x, self.pool_size)
-        value = self._heads(fast.average_pool(self.value(x), 3))
-        value = value if gain is None else value * gain
-        # One product per head for all images.
-        extra = [0, -self.att_embed_dim % 8]  # as matrix units want it
-        kernel = B.stack([B.cast(dense.kernel, x.dtype) for dense in self.query_key])
-        kernel = B.pad(B.transpose(kernel, (0, 2, 1)), [[0, 0], extra, [0, 0]])
-        bias = B.stack([B.cast(dense.bias, "float32") for dense in self.query_key])
-        bias = B.pad(bias, [[0, 0], extra])
-        heads, width, length = kernel.shape
-        channels = self.spatial[-1]
-        # (H * W, 2, B, C) -> (heads, l, 2 * B * C) -> (heads, d, 2, B, C)
-        embedded = B.matmul(kernel, B.reshape(pools, (heads, length, -1)))
-        embedded = B.reshape(embedded, (heads, width, 2, -1, channels))
         residual = self._heads(residual)
-        kernels = fast.attention_kernels(value, width)
+        value_bias = B.cast(self.value.bias, "float32")
+        value = B.conv(x, B.cast(self.value.kernel, x.dtype), padding="same")
+        # The kernels take the bias' gradient where its parts are at hand, so not here.
+        value = value + B.cast(B.stop_gradient(value_bias) if kernels else value_bias, x.dtype)
+        value = self._heads(fast.average_pool(value, 3))
+        if gain is not None:
+            value = value * gain
+            value_bias = value_bias * B.cast(B.stop_gradient(gain), "float32")
+        embedded, bias = self._embed(pools)
         if kernels == "whole":
             temper = float(self.att_embed_dim), self.norm_c
-            parts = (self.temperature.kernel, self.temperature.bias)
+            parts = self.temperature.kernel, self.temperature.bias
             parts = (B.cast(part, "float32") for part in parts)
-            y = fast.attend(temper, embedded, bias, value, residual, *parts)
+            y = fast.attend(temper, embedded, bias, value, value_bias, residual, *parts)
+        elif kernels == "blocks":
+            factor = self._factor(embedded, bias)
+            y = fast.attend_scaled(embedded, bias, value, value_bias, residual, factor)
         else:
-            embedded = embedded + B.cast(bias, x.dtype)[:, :, None, None, None]
-            attend = fast.attend_scaled if kernels == "blocks" else fast.attend_stored
-            y = attend(embedded, self._factor(embedded), value, residual)
+            y = fast.attend_stored(embedded, bias, value, residual, self._factor(embedded, bias))
         return B.reshape(y, (-1,) + self.spatial)  # (B, heads, l, C) -> (B, H, W, C)
 
-    def _factor(self, embedded):
+    def _embed(self, pools):
+        """Return queries and keys, (heads, d, 2, B, C), and their bias, (heads, d), apart.
+
+        pools: (H * W, 2, B, C). d is padded with zeros to a multiple of 8, as matrix units want.
+        """
+        extra = [0, -self.att_embed_dim % 8]
+        bias = B.stack([B.cast(dense.bias, "float32") for dense in self.query_key])
+        kernel = B.stack([B.cast(dense.kernel, pools.dtype) for dense in self.query_key])
+        kernel = B.transpose(B.pad(kernel, [[0, 0], [0, 0], extra]), (0, 2, 1))
+        heads, width, length = kernel.shape
+        # One product per head for all images: (H * W, 2, B, C) -> (heads, l, 2 * B * C)
+        embedded = B.matmul(kernel, B.reshape(pools, (heads, length, -1)))
+        # (heads, d, 2 * B * C) -> (heads, d, 2, B, C)
+        embedded = B.reshape(embedded, (heads, width, 2, -1, self.spatial[-1]))
+        return embedded, B.pad(bias, [[0, 0], extra])
+
+    def _factor(self, embedded, bias):
         """Return d^-(norm_c + T) of queries and keys (heads, d, 2, B, C): (heads, B, C)."""
         query, key = (B.cast(embedded[:, :, i], "float32") for i in range(2))
-        mean_key = B.mean(key, axis=-1, keepdims=True)
-        temperature = self.temperature(B.sum(query * mean_key, axis=1))  # (heads, B, C)
+        mean_key = (B.mean(key, axis=-1) + bias[:, :, None])[..., None]  # (heads, d, B, 1)
+        # The bias apart: adding it to the queries would pass over all of them for its gradient.
+        means = B.sum(query * mean_key, axis=1) + B.sum(bias[:, :, None, None] * mean_key, axis=1)
+        temperature = self.temperature(means)  # (heads, B, C)
         return B.power(float(self.att_embed_dim), -(self.norm_c + temperature))

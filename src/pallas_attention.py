@@ -18,20 +18,23 @@ from .pallas_launch import run_flat
 
 ROWS = 64  # positions of values, or numbers of an embedding, that are read at once
 BLOCK = 64  # queries, or keys
+ONES = 16  # columns of a matrix of ones, by which matrix units add up the rows of another
+LOG2_E = math.log2(math.e)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def attend(temper, embedded, bias, value, residual, kernel, offset):
+def attend(temper, embedded, bias, value, value_bias, residual, kernel, offset):
     """Return residual + softmax(q k^T / d^(norm_c + T)) v, with T = sigmoid(mean(q k^T) W + w).
 
     temper: (d, norm_c). embedded: queries and keys without their bias, (heads, rows, 2, B, C),
-    where rows beyond d are zeros. bias: (heads, rows). value, residual: (B, heads, l, C). kernel,
-    offset: W (C, C) and w (C,), float32. C: a power of two, 16...64.
+    where rows beyond d are zeros. bias: (heads, rows), float32. value, residual: (B, heads, l, C).
+    value_bias: (C,), a part of the values whose gradient is taken here, where it is at hand.
+    kernel, offset: W (C, C) and w (C,), float32. C: a power of two, 16...64.
     """
-    return _attend_forward(temper, embedded, bias, value, residual, kernel, offset)[0]
+    return _attend_forward(temper, embedded, bias, value, value_bias, residual, kernel, offset)[0]
 
 
-def _attend_forward(temper, embedded, bias, value, residual, kernel, offset):
+def _attend_forward(temper, embedded, bias, value, value_bias, residual, kernel, offset):
     inputs = embedded, value, bias, kernel, offset
     (y,) = _launch(_forward, [*inputs, residual], [_like(value)], temper=temper)
     return y, inputs
@@ -40,48 +43,54 @@ def _attend_forward(temper, embedded, bias, value, residual, kernel, offset):
 def _attend_backward(temper, inputs, dy):
     embedded, value, bias, *_ = inputs
     batch, heads, _, channels = value.shape
-    vectors = (heads, batch, channels), jnp.float32
-    outputs = [_like(embedded), _like(value), ((batch, *bias.shape), jnp.float32), vectors, vectors]
-    d_embedded, d_value, d_bias, mean, d_exponent = _launch(
+    vectors = [((heads, batch, channels), jnp.float32)] * 3
+    outputs = [_like(embedded), _like(value), ((batch, *bias.shape), jnp.float32), *vectors]
+    d_embedded, d_value, d_bias, d_value_bias, mean, d_exponent = _launch(
         _backward, [*inputs, dy], outputs, temper=temper
     )
-    d_bias = d_bias.sum(0).astype(bias.dtype)
+    d_bias, d_value_bias = d_bias.sum(0), d_value_bias.sum((0, 1))
     d_kernel = jnp.einsum("nbc,nbk->ck", mean, d_exponent)
-    return d_embedded, d_bias, d_value, dy, d_kernel, d_exponent.sum((0, 1))
+    return d_embedded, d_bias, d_value, d_value_bias, dy, d_kernel, d_exponent.sum((0, 1))
 
 
 attend.defvjp(_attend_forward, _attend_backward)
 
 
 @jax.custom_vjp
-def attend_scaled(embedded, factor, value, residual):
+def attend_scaled(embedded, bias, value, value_bias, residual, factor):
     """Return residual + softmax(q k^T * factor) v.
 
-    embedded: queries and keys, (heads, rows, 2, B, C), up to 128 rows. factor: one for each query,
-    (heads, B, C), float32. value, residual: (B, heads, l, C), l up to 128. C: a power of two.
+    As for `attend`, but up to 128 rows, l up to 128 and C any power of two. factor: one for each
+    query, (heads, B, C), float32.
     """
-    return _scaled_forward(embedded, factor, value, residual)[0]
+    return _scaled_forward(embedded, bias, value, value_bias, residual, factor)[0]
 
 
-def _scaled_forward(embedded, factor, value, residual):
-    inputs = embedded, value, factor
+def _scaled_forward(embedded, bias, value, value_bias, residual, factor):
+    inputs = embedded, value, bias, factor
     outputs = [_like(value), _like(value), _like(factor)]
     y, *kept = _launch(_forward_blocks, [*inputs, residual], outputs)
     return y, (*inputs, *kept)
 
 
 def _scaled_backward(inputs, dy):
-    embedded, value, factor, output, totals = inputs
-    maps = [embedded, value, factor, dy, totals]
-    vector = _like(factor)
-    d_embedded, d_factor, inners = _launch(
-        _backward_queries, [*maps, output], [_like(embedded), vector, vector]
+    embedded, value, bias, factor, output, totals = inputs
+    heads, width, _, batch, channels = embedded.shape
+    vector, sums = _like(factor), (_blocks(channels), batch, heads, width)
+    maps = [embedded, value, bias, factor, dy, totals]
+    d_embedded, d_factor, inners, d_bias = _launch(
+        _backward_queries,
+        [*maps, output],
+        [_like(embedded), vector, vector, (sums, jnp.float32)],
     )
     # The gradients of the keys go beside those of the queries.
-    d_embedded, d_value = _launch(
-        _backward_keys, [*maps, inners, d_embedded], [_like(embedded), _like(value)], {6: 0}
+    d_embedded, d_value, d_value_bias = _launch(
+        _backward_keys,
+        [*maps, inners, d_embedded],
+        [_like(embedded), _like(value), vector],
+        {7: 0},
     )
-    return d_embedded, d_factor, d_value, dy
+    return d_embedded, d_bias.sum((0, 1)), d_value, d_value_bias.sum((0, 1)), dy, d_factor
 
 
 attend_scaled.defvjp(_scaled_forward, _scaled_backward)
@@ -89,6 +98,10 @@ attend_scaled.defvjp(_scaled_forward, _scaled_backward)
 
 def _like(array):
     return array.shape, array.dtype
+
+
+def _blocks(channels):
+    return channels // min(channels, BLOCK)
 
 
 def _launch(body, maps, outputs, same=None, **constants):
@@ -101,7 +114,7 @@ def _launch(body, maps, outputs, same=None, **constants):
     batch, heads, _, channels = value.shape
     return run_flat(
         functools.partial(body, shape=value.shape, width=embedded.shape[1], **constants),
-        grid=(channels // min(channels, BLOCK), heads, batch),
+        grid=(_blocks(channels), heads, batch),
         maps=maps,
         outputs=outputs,
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=3),
@@ -112,7 +125,7 @@ def _launch(body, maps, outputs, same=None, **constants):
 class _Head:
     """One head of one image: where its numbers are. Rows are positions or embedded numbers."""
 
-    def __init__(self, embedded, value, shape, width, bias=None):
+    def __init__(self, embedded, value, bias, shape, width):
         self.embedded, self.value, self.bias = embedded, value, bias
         self.batch, self.heads, self.length, self.channels = shape
         self.width = width
@@ -136,13 +149,17 @@ class _Head:
         """Return where these columns are in an array (heads, B, C)."""
         return (self.head * self.batch + self.image) * self.channels + columns
 
+    def load_bias(self, rows, exists):
+        place = self.head * self.width + rows
+        return triton.load(self.bias.at[place], mask=exists, other=0)[:, None]
+
     def load_embedded(self, which, rows, exists, columns):
         place = self.place_embedded(which, rows, columns)
-        part = triton.load(self.embedded.at[place], mask=exists[:, None], other=0)
-        if self.bias is None:
-            return part
-        bias = triton.load(self.bias.at[self.head * self.width + rows], mask=exists, other=0)
-        return (part.astype(jnp.float32) + bias.astype(jnp.float32)[:, None]).astype(part.dtype)
+        return triton.load(self.embedded.at[place], mask=exists[:, None], other=0)
+
+    def load_biased(self, which, rows, exists, columns):
+        part = self.load_embedded(which, rows, exists, columns)
+        return (part.astype(jnp.float32) + self.load_bias(rows, exists)).astype(part.dtype)
 
     def load_value(self, ref, rows, exists, columns):
         return triton.load(ref.at[self.place_value(rows, columns)], mask=exists[:, None], other=0)
@@ -196,7 +213,7 @@ def _store(ref, place, part, exists):
 
 def _whole_scores(head):
     def add(rows, exists, scores):
-        query, key = (head.load_embedded(which, rows, exists, head.own) for which in (0, 1))
+        query, key = (head.load_biased(which, rows, exists, head.own) for which in (0, 1))
         return scores + _dot(query, 0, key, 0)
 
     return _over_rows(head.width, add, jnp.zeros((head.channels,) * 2, jnp.float32))
@@ -217,7 +234,7 @@ def _temper(scores, head, kernel, offset, temper):
 
 
 def _forward(embedded, value, bias, kernel, offset, residual, y, temper, **sizes):
-    head = _Head(embedded, value, bias=bias, **sizes)
+    head = _Head(embedded, value, bias, **sizes)
     *_, softmax = _temper(_whole_scores(head), head, kernel, offset, temper)
     softmax = softmax.astype(value.dtype)
 
@@ -232,31 +249,36 @@ def _forward(embedded, value, bias, kernel, offset, residual, y, temper, **sizes
 
 def _backward(embedded, value, bias, kernel, offset, dy, *outputs, temper, **sizes):
     """Fill the gradients, and the mean scores, whose product with d_exponent is W's gradient."""
-    d_embedded, d_value, d_bias, means, d_exponents = outputs
-    head = _Head(embedded, value, bias=bias, **sizes)
+    d_embedded, d_value, d_bias, d_value_bias, means, d_exponents = outputs
+    head = _Head(embedded, value, bias, **sizes)
     scores = _whole_scores(head)
     mean, temperature, factor, weights, softmax = _temper(scores, head, kernel, offset, temper)
     rounded = softmax.astype(value.dtype)
 
-    def through_values(rows, exists, d_softmax):
+    def through_values(rows, exists, carry):
+        d_softmax, sums = carry
         part = head.load_value(dy, rows, exists, head.own)
         d_value_part = _dot(part, 1, rounded, 0)
         _store(d_value, head.place_value(rows, head.own), d_value_part, exists)
-        return d_softmax + _dot(part, 0, head.load_value(value, rows, exists, head.own), 0)
+        d_softmax = d_softmax + _dot(part, 0, head.load_value(value, rows, exists, head.own), 0)
+        return d_softmax, sums + _dot(part, 0, jnp.ones((len(rows), ONES), part.dtype), 0)
 
-    d_softmax = _over_rows(head.length, through_values, jnp.zeros_like(scores))
+    carry = jnp.zeros_like(scores), jnp.zeros((head.channels, ONES), jnp.float32)
+    d_softmax, sums = _over_rows(head.length, through_values, carry)
+    d_value_bias_part = jnp.sum(softmax * (jnp.sum(sums, 1) / ONES)[:, None], 0)
     d_scaled = softmax * (d_softmax - jnp.sum(softmax * d_softmax, 1)[:, None])
     slope = -math.log(temper[0]) * temperature * (1 - temperature)
     d_exponent = jnp.sum(d_scaled * scores, 1) * factor * slope
     vector = head.place_vector(head.own)
+    triton.store(d_value_bias.at[vector], d_value_bias_part)
     triton.store(means.at[vector], mean)
     triton.store(d_exponents.at[vector], d_exponent)
     d_mean = jnp.sum(weights * d_exponent[None], 1) / head.channels
     d_scores = (d_scaled * factor[:, None] + d_mean[:, None]).astype(value.dtype)
 
     def through_scores(rows, exists, _):
-        d_query = _dot(head.load_embedded(1, rows, exists, head.own), 1, d_scores, 1)
-        d_key = _dot(head.load_embedded(0, rows, exists, head.own), 1, d_scores, 0)
+        d_query = _dot(head.load_biased(1, rows, exists, head.own), 1, d_scores, 1)
+        d_key = _dot(head.load_biased(0, rows, exists, head.own), 1, d_scores, 0)
         _store(d_embedded, head.place_embedded(0, rows, head.own), d_query, exists)
         _store(d_embedded, head.place_embedded(1, rows, head.own), d_key, exists)
         place = (head.image * head.heads + head.head) * head.width + rows
@@ -266,84 +288,101 @@ def _backward(embedded, value, bias, kernel, offset, dy, *outputs, temper, **siz
     _over_rows(head.width, through_scores, 0)
 
 
-def _forward_blocks(embedded, value, factor, residual, y, output, totals, **sizes):
-    """Fill also the softmax' part of y, and the logarithm of each query's denominator."""
-    head = _Head(embedded, value, **sizes)
+# In the blocks, only queries get the bias. Keys would add the same number to all scores of a query,
+# which changes neither the softmax nor, as the gradients of those scores add up to 0, any gradient.
+
+
+def _forward_blocks(embedded, value, bias, factor, residual, y, output, totals, **sizes):
+    """Fill also the softmax' part of y, and the logarithm (base 2) of each query's denominator."""
+    head = _Head(embedded, value, bias, **sizes)
     vector = head.place_vector(head.own)
-    factor = triton.load(factor.at[vector])[:, None]
-    queries = head.embeddings(0, head.own)
+    factor = triton.load(factor.at[vector])[:, None] * LOG2_E
+    queries = [head.load_biased(0, *rows, head.own) for rows in _rows(head.width)]
 
     def add(keys, carry):
         largest, total, sums = carry
         scaled = _product(queries, head.embeddings(1, keys)) * factor
         larger = jnp.maximum(largest, jnp.max(scaled, 1))
-        softmax, shrink = jnp.exp(scaled - larger[:, None]), jnp.exp(largest - larger)
+        softmax, shrink = jnp.exp2(scaled - larger[:, None]), jnp.exp2(largest - larger)
         total = total * shrink + jnp.sum(softmax, 1)
         softmax = softmax.astype(value.dtype)
-        parts = [_dot(part, 1, softmax, 1) for part in head.values(value, keys)]
-        sums = [old * shrink[None] + part for old, part in zip(sums, parts)]
+        parts = [_dot(softmax, 1, part, 1) for part in head.values(value, keys)]
+        sums = [old * shrink[:, None] + part for old, part in zip(sums, parts)]
         return larger, total, sums
 
     zeros = jnp.zeros((head.block,), jnp.float32)
-    sums = [jnp.zeros((len(rows), head.block), jnp.float32) for rows, _ in _rows(head.length)]
+    sums = [jnp.zeros((head.block, len(rows)), jnp.float32) for rows, _ in _rows(head.length)]
     largest, total, sums = head.over_blocks(add, (zeros - jnp.inf, zeros, sums))
-    triton.store(totals.at[vector], largest + jnp.log(total))
+    triton.store(totals.at[vector], largest + jnp.log2(total))
     for (rows, exists), part in zip(_rows(head.length), sums):
-        part = part * (1 / total)[None]
+        part = (part * (1 / total)[:, None]).T
         place = head.place_value(rows, head.own)
         _store(output, place, part, exists)
         _store(y, place, part + head.load_value(residual, rows, exists, head.own), exists)
 
 
-def _backward_queries(embedded, value, factor, dy, totals, output, *outputs, **sizes):
+def _backward_queries(embedded, value, bias, factor, dy, totals, output, *outputs, **sizes):
     """Fill also inners: for each query, the sum over the keys of softmax times its gradient."""
-    d_embedded, d_factor, inners = outputs
-    head = _Head(embedded, value, **sizes)
+    d_embedded, d_factor, inners, d_bias = outputs
+    head = _Head(embedded, value, bias, **sizes)
     vector = head.place_vector(head.own)
     factor, total = (triton.load(ref.at[vector])[:, None] for ref in (factor, totals))
-    queries, parts = head.embeddings(0, head.own), head.values(dy, head.own)
+    queries = [head.load_biased(0, *rows, head.own) for rows in _rows(head.width)]
+    parts = head.values(dy, head.own)
     kept = (part.astype(jnp.float32) for part in head.values(output, head.own))
     inner = sum(jnp.sum(part * old, 0) for part, old in zip(parts, kept))
     triton.store(inners.at[vector], inner)
 
     def add(keys, carry):
-        d_queries, d_factors = carry
         embeddings = head.embeddings(1, keys)
-        scores = _product(queries, embeddings)
-        d_softmax = _product(parts, head.values(value, keys))
-        d_scaled = jnp.exp(scores * factor - total) * (d_softmax - inner[:, None])
-        d_scores = (d_scaled * factor).astype(value.dtype)
-        new = [_dot(key, 1, d_scores, 1) for key in embeddings]
-        d_queries = [old + part for old, part in zip(d_queries, new)]
-        return d_queries, d_factors + jnp.sum(d_scaled * scores, 1)
+        softmax = jnp.exp2(_product(queries, embeddings) * (factor * LOG2_E) - total)
+        d_scaled = softmax * (_product(parts, head.values(value, keys)) - inner[:, None])
+        d_scaled = d_scaled.astype(value.dtype)
+        return [old + _dot(d_scaled, 1, key, 1) for old, key in zip(carry, embeddings)]
 
-    zeros = [jnp.zeros(part.shape, jnp.float32) for part in queries]
-    d_queries, d_factors = head.over_blocks(add, (zeros, jnp.zeros_like(inner)))
-    triton.store(d_factor.at[vector], d_factors)
-    for (rows, exists), part in zip(_rows(head.width), d_queries):
+    zeros = [jnp.zeros(part.shape[::-1], jnp.float32) for part in queries]
+    sums = head.over_blocks(add, zeros)  # of keys, which make the gradients of query and factor
+    d_factors = (jnp.sum(part.T * query, 0) for part, query in zip(sums, queries))
+    triton.store(d_factor.at[vector], sum(d_factors))
+    for (rows, exists), part in zip(_rows(head.width), sums):
+        part = (part * factor).T
         _store(d_embedded, head.place_embedded(0, rows, head.own), part, exists)
+        place = (pl.program_id(0) * head.batch + head.image) * head.heads + head.head
+        triton.store(d_bias.at[place * head.width + rows], jnp.sum(part, 1), mask=exists)
 
 
-def _backward_keys(embedded, value, factor, dy, totals, inners, _, d_embedded, d_value, **sizes):
-    head = _Head(embedded, value, **sizes)
+def _backward_keys(embedded, value, bias, factor, dy, totals, inners, _, *outputs, **sizes):
+    """Keys are the rows of all matrices here, so that products take them from the registers."""
+    d_embedded, d_value, d_value_bias = outputs
+    head = _Head(embedded, value, bias, **sizes)
     keys, values = head.embeddings(1, head.own), head.values(value, head.own)
+    biases = [head.load_bias(*rows) for rows in _rows(head.width)]
+    # What the queries' bias adds to the scores of each key.
+    extra = sum(jnp.sum(key * one, 0) for key, one in zip(keys, biases))[:, None]
+    ones = jnp.ones((head.block, ONES), value.dtype)
 
     def add(queries, carry):
+        d_keys, d_values, sums = carry
         vector = head.place_vector(queries)
         scale, total, inner = (
-            triton.load(ref.at[vector])[:, None] for ref in (factor, totals, inners)
+            triton.load(ref.at[vector])[None] for ref in (factor, totals, inners)
         )
         embeddings, parts = head.embeddings(0, queries), head.values(dy, queries)
-        softmax = jnp.exp(_product(embeddings, keys) * scale - total)
-        d_scores = softmax * (_product(parts, values) - inner) * scale
+        scores = _product(keys, embeddings) + extra
+        softmax = jnp.exp2(scores * (scale * LOG2_E) - total)
+        d_scores = softmax * ((_product(values, parts) - inner) * scale)
         d_scores, softmax = d_scores.astype(value.dtype), softmax.astype(value.dtype)
-        new = [_dot(query, 1, d_scores, 0) for query in embeddings]
-        new += [_dot(part, 1, softmax, 0) for part in parts]
-        return [old + part for old, part in zip(carry, new)]
+        d_keys = [old + _dot(d_scores, 1, part, 1) for old, part in zip(d_keys, embeddings)]
+        d_values = [old + _dot(softmax, 1, part, 1) for old, part in zip(d_values, parts)]
+        return d_keys, d_values, sums + _dot(d_scores, 1, ones, 0)
 
-    zeros = [jnp.zeros(part.shape, jnp.float32) for part in (*keys, *values)]
-    sums = head.over_blocks(add, zeros)
-    for (rows, exists), part in zip(_rows(head.width), sums):
-        _store(d_embedded, head.place_embedded(1, rows, head.own), part, exists)
-    for (rows, exists), part in zip(_rows(head.length), sums[len(keys) :]):
-        _store(d_value, head.place_value(rows, head.own), part, exists)
+    zeros = [[jnp.zeros(part.shape[::-1], jnp.float32) for part in all] for all in (keys, values)]
+    d_keys, d_values, sums = head.over_blocks(add, (*zeros, jnp.zeros(ones.shape, jnp.float32)))
+    sums = jnp.sum(sums, 1)[None] / ONES
+    triton.store(
+        d_value_bias.at[head.place_vector(head.own)], sum(jnp.sum(part, 1) for part in d_values)
+    )
+    for (rows, exists), part, one in zip(_rows(head.width), d_keys, biases):
+        _store(d_embedded, head.place_embedded(1, rows, head.own), part.T + one * sums, exists)
+    for (rows, exists), part in zip(_rows(head.length), d_values):
+        _store(d_value, head.place_value(rows, head.own), part.T, exists)

@@ -15,9 +15,11 @@ from jax.experimental.pallas import triton
 
 from .pallas_launch import run_flat
 
-STRIP = 7  # rows that a program walks down; divides all maps of a 224 x 224 image
-TILE = 512  # columns times channels of a row that it holds at once
-PER_THREAD = 8  # of them: 16 bytes in bfloat16, the widest a thread can read
+TILE = 512  # columns times channels of a row that a program holds at once
+# Rows that it walks down, and how many numbers of each row a thread has: 8 in bfloat16 are the
+# widest it can read. With both pools it remembers more of each, and more threads wait less.
+ONE_POOL = {"strip": 7, "per_thread": 8}
+BOTH_POOLS = {"strip": 4, "per_thread": 4}
 
 
 @jax.custom_vjp
@@ -32,14 +34,16 @@ def pools(x):
 def _pools_forward(x):
     batch, height, width, channels = x.shape
     both = (height * width, 2, batch, channels)
-    pooled, winner = _launch(_forward, x.shape, [x], [(both, x.dtype), (x.shape, jnp.uint8)])
+    outputs = [(both, x.dtype), (x.shape, jnp.uint8)]
+    pooled, winner = _launch(_forward, x.shape, [x], outputs, **BOTH_POOLS)
     return (x, x, pooled), winner
 
 
 def _pools_backward(winner, gradients):
     one, two, pooled = gradients
     maps = [pooled, one, two, winner]
-    return tuple(_launch(_backward, winner.shape, maps, [(winner.shape, pooled.dtype)]))
+    outputs = [(winner.shape, pooled.dtype)]
+    return tuple(_launch(_backward, winner.shape, maps, outputs, **BOTH_POOLS))
 
 
 pools.defvjp(_pools_forward, _pools_backward)
@@ -48,32 +52,32 @@ pools.defvjp(_pools_forward, _pools_backward)
 @jax.custom_vjp
 def average_pool(x):
     """(B, H, W, C) -> the same shape."""
-    return _launch(_forward, x.shape, [x], [(x.shape, x.dtype)])[0]
+    return _launch(_forward, x.shape, [x], [(x.shape, x.dtype)], **ONE_POOL)[0]
 
 
 average_pool.defvjp(
     lambda x: (average_pool(x), None),
-    lambda _, dy: tuple(_launch(_backward, dy.shape, [dy], [(dy.shape, dy.dtype)])),
+    lambda _, dy: tuple(_launch(_backward, dy.shape, [dy], [(dy.shape, dy.dtype)], **ONE_POOL)),
 )
 
 
-def _launch(kernel, shape, maps, outputs):
+def _launch(kernel, shape, maps, outputs, strip, per_thread):
     """Run `kernel` for maps of `shape` (B, H, W, C); `outputs` are pairs (shape, dtype)."""
     batch, height, width, channels = shape
     block = min(channels & -channels, TILE)
     columns = min(pl.next_power_of_2(width), TILE // block)
     return run_flat(
-        functools.partial(kernel, shape=shape, tile=(columns, block)),
-        grid=(pl.cdiv(width, columns) * (channels // block), pl.cdiv(height, STRIP), batch),
+        functools.partial(kernel, shape=shape, tile=(columns, block), strip=strip),
+        grid=(pl.cdiv(width, columns) * (channels // block), pl.cdiv(height, strip), batch),
         maps=maps,
         outputs=outputs,
         compiler_params=triton.CompilerParams(
-            num_warps=max(1, columns * block // (32 * PER_THREAD))
+            num_warps=max(1, columns * block // (32 * per_thread))
         ),
     )
 
 
-def _strip(shape, tile):
+def _strip(shape, tile, strip):
     """Return (first row, columns of the tile, place).
 
     place(row, shift, pool) -> (offsets, which of them exist) of the tile moved to the right by
@@ -82,7 +86,7 @@ def _strip(shape, tile):
     batch, height, width, channels = shape
     columns, block = tile
     blocks = channels // block
-    image, first = pl.program_id(2), pl.program_id(1) * STRIP
+    image, first = pl.program_id(2), pl.program_id(1) * strip
     column = jax.lax.broadcasted_iota(jnp.int32, tile, 0) + pl.program_id(0) // blocks * columns
     channel = jax.lax.broadcasted_iota(jnp.int32, tile, 1) + pl.program_id(0) % blocks * block
 
@@ -105,16 +109,16 @@ def _share(position, length):
     return 1 / (3 - edges)
 
 
-def _forward(x, pooled, *winners, shape, tile):
+def _forward(x, pooled, *winners, shape, tile, strip):
     """pooled: the average pool or, with winners, both pools.
 
     winners: the number, in row-major order, of the first pixel that is its window's maximum.
     """
     _, height, width, _ = shape
-    first, column, place = _strip(shape, tile)
+    first, column, place = _strip(shape, tile, strip)
     share = _share(column, width)
     rows = []  # the last three: (sum, maximum, its column) of the window's pixels in that row
-    for step in range(-1, STRIP + 1):
+    for step in range(-1, strip + 1):
         row = first + step
         total = jnp.zeros(tile, jnp.float32)
         largest, winner = jnp.full(tile, -np.inf, jnp.float32), jnp.zeros(tile, jnp.int32)
@@ -144,13 +148,13 @@ def _forward(x, pooled, *winners, shape, tile):
             triton.store(winners[0].at[offsets], winner.astype(jnp.uint8), mask=exists)
 
 
-def _backward(pooled, *rest, shape, tile):
+def _backward(pooled, *rest, shape, tile, strip):
     """rest: the output and before it, with two pools, x's two other gradients and the winners."""
     *rest, dx = rest
     _, height, width, _ = shape
-    first, column, place = _strip(shape, tile)
+    first, column, place = _strip(shape, tile, strip)
     rows = []  # the last three rows of windows: what each gives to the rows above, at and below it
-    for step in range(-1, STRIP + 1):
+    for step in range(-1, strip + 1):
         row = first + step
         mean, parts = jnp.zeros(tile, jnp.float32), [jnp.zeros(tile, jnp.float32)] * 3
         for shift in (-1, 0, 1):

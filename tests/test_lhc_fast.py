@@ -104,7 +104,7 @@ def test_attention_in_kernels_changes_nothing(kernels, controller, monkeypatch):
     if backend.NAME != "jax":
         pytest.skip("the kernels are JAX's")
     monkeypatch.setattr(backend, "kernel_capability", lambda: 9.0)
-    monkeypatch.setattr(fast, "attention_kernels", lambda value, width: kernels)
+    monkeypatch.setattr(fast, "attention_kernels", lambda *shape: kernels)
     sizes = dict(num_heads=2, att_embed_dim=20, controller=controller)
     layers = [LHC(numerics=numerics, **sizes) for numerics in ("reference", "fast")]
     for layer in layers:
@@ -114,9 +114,8 @@ def test_attention_in_kernels_changes_nothing(kernels, controller, monkeypatch):
 
 
 def test_attention_kernels_where_they_serve(monkeypatch):
-    def chosen(length, channels, dtype="bfloat16", width=16):
-        value = SimpleNamespace(shape=(2, 1, length, channels), dtype=dtype)
-        return fast.attention_kernels(value, width)
+    def chosen(length, channels, dimension=16, dtype="bfloat16"):
+        return fast.attention_kernels(length, channels, dimension, dtype)
 
     assert chosen(49, 64) is None  # no GPU here
     monkeypatch.setattr(backend, "kernel_capability", lambda: 9.0)
@@ -126,7 +125,13 @@ def test_attention_kernels_where_they_serve(monkeypatch):
     assert chosen(392, 64) is None  # too little memory on the chip
     monkeypatch.setattr(backend, "kernel_capability", lambda: 8.0)
     assert chosen(392, 64) == "whole"
-    for sizes in ((392, 128), (49, 96), (49, 8), (49, 64, "float32"), (49, 128, "float16", 200)):
+    for sizes in (
+        (392, 128),
+        (49, 96),
+        (49, 8),
+        (49, 64, 16, "float32"),
+        (49, 128, 200, "float16"),
+    ):
         assert chosen(*sizes) is None
 
 
