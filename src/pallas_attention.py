@@ -67,28 +67,28 @@ def attend_scaled(embedded, bias, value, value_bias, residual, factor):
 
 
 def _scaled_forward(embedded, bias, value, value_bias, residual, factor):
-    inputs = embedded, value, bias, factor
-    outputs = [_like(value), _like(value), _like(factor)]
-    y, *kept = _launch(_forward_blocks, [*inputs, residual], outputs)
-    return y, (*inputs, *kept)
+    heads, width, _, batch, channels = embedded.shape
+    queries = (heads, width, batch, channels), embedded.dtype
+    outputs = [_like(value), queries, _like(value), _like(factor)]
+    y, *kept = _launch(_forward_blocks, [embedded, value, bias, factor, residual], outputs)
+    return y, (embedded, value, factor, *kept)
 
 
 def _scaled_backward(inputs, dy):
-    embedded, value, bias, factor, output, totals = inputs
+    embedded, value, factor, queries, output, totals = inputs
     heads, width, _, batch, channels = embedded.shape
     vector, sums = _like(factor), (_blocks(channels), batch, heads, width)
-    maps = [embedded, value, bias, factor, dy, totals]
     d_embedded, d_factor, inners, d_bias = _launch(
         _backward_queries,
-        [*maps, output],
+        [embedded, value, queries, dy, totals, factor, output],
         [_like(embedded), vector, vector, (sums, jnp.float32)],
     )
     # The gradients of the keys go beside those of the queries.
     d_embedded, d_value, d_value_bias = _launch(
         _backward_keys,
-        [*maps, inners, d_embedded],
+        [embedded, value, queries, dy, totals, inners, d_embedded],
         [_like(embedded), _like(value), vector],
-        {7: 0},
+        {6: 0},
     )
     return d_embedded, d_bias.sum((0, 1)), d_value, d_value_bias.sum((0, 1)), dy, d_factor
 
@@ -125,8 +125,8 @@ def _launch(body, maps, outputs, same=None, **constants):
 class _Head:
     """One head of one image: where its numbers are. Rows are positions or embedded numbers."""
 
-    def __init__(self, embedded, value, bias, shape, width):
-        self.embedded, self.value, self.bias = embedded, value, bias
+    def __init__(self, embedded, value, shape, width):
+        self.embedded, self.value = embedded, value
         self.batch, self.heads, self.length, self.channels = shape
         self.width = width
         self.head, self.image = pl.program_id(1), pl.program_id(2)
@@ -149,23 +149,29 @@ class _Head:
         """Return where these columns are in an array (heads, B, C)."""
         return (self.head * self.batch + self.image) * self.channels + columns
 
-    def load_bias(self, rows, exists):
-        place = self.head * self.width + rows
-        return triton.load(self.bias.at[place], mask=exists, other=0)[:, None]
+    def place_query(self, rows, columns):
+        """Return where these rows of queries without keys are, (rows, columns)."""
+        row = (self.head * self.width + rows) * self.batch + self.image
+        return row[:, None] * self.channels + columns[None]
+
+    def load_bias(self, ref, rows, exists):
+        return triton.load(ref.at[self.head * self.width + rows], mask=exists, other=0)[:, None]
 
     def load_embedded(self, which, rows, exists, columns):
         place = self.place_embedded(which, rows, columns)
         return triton.load(self.embedded.at[place], mask=exists[:, None], other=0)
 
-    def load_biased(self, which, rows, exists, columns):
-        part = self.load_embedded(which, rows, exists, columns)
-        return (part.astype(jnp.float32) + self.load_bias(rows, exists)).astype(part.dtype)
-
     def load_value(self, ref, rows, exists, columns):
         return triton.load(ref.at[self.place_value(rows, columns)], mask=exists[:, None], other=0)
 
-    def embeddings(self, which, columns):
-        return [self.load_embedded(which, *rows, columns) for rows in _rows(self.width)]
+    def keys(self, columns):
+        return [self.load_embedded(1, *rows, columns) for rows in _rows(self.width)]
+
+    def queries(self, ref, columns):
+        return [
+            triton.load(ref.at[self.place_query(rows, columns)], mask=exists[:, None], other=0)
+            for rows, exists in _rows(self.width)
+        ]
 
     def values(self, ref, columns):
         return [self.load_value(ref, *rows, columns) for rows in _rows(self.length)]
@@ -211,12 +217,23 @@ def _store(ref, place, part, exists):
     triton.store(ref.at[place], part.astype(ref.dtype), mask=exists[:, None])
 
 
-def _whole_scores(head):
-    def add(rows, exists, scores):
-        query, key = (head.load_biased(which, rows, exists, head.own) for which in (0, 1))
-        return scores + _dot(query, 0, key, 0)
+def _whole_scores(head, bias):
+    """Return (q + b)^T (k + b), its terms apart: q and k go to the matrix units as they are."""
 
-    return _over_rows(head.width, add, jnp.zeros((head.channels,) * 2, jnp.float32))
+    def add(rows, exists, carry):
+        scores, of_query, of_key, squares = carry
+        query, key = (head.load_embedded(which, rows, exists, head.own) for which in (0, 1))
+        one = head.load_bias(bias, rows, exists)
+        column = jnp.broadcast_to(one, (len(rows), ONES)).astype(query.dtype)
+        scores = scores + _dot(query, 0, key, 0)
+        of_query, of_key = of_query + _dot(query, 0, column, 0), of_key + _dot(key, 0, column, 0)
+        return scores, of_query, of_key, squares + jnp.sum(one * one)
+
+    columns = jnp.zeros((head.channels, ONES), jnp.float32)
+    carry = jnp.zeros((head.channels,) * 2, jnp.float32), columns, columns, jnp.float32(0)
+    scores, of_query, of_key, squares = _over_rows(head.width, add, carry)
+    of_query, of_key = (jnp.sum(part, 1) / ONES for part in (of_query, of_key))
+    return scores + (of_query + squares)[:, None] + of_key[None]
 
 
 def _temper(scores, head, kernel, offset, temper):
@@ -234,8 +251,8 @@ def _temper(scores, head, kernel, offset, temper):
 
 
 def _forward(embedded, value, bias, kernel, offset, residual, y, temper, **sizes):
-    head = _Head(embedded, value, bias, **sizes)
-    *_, softmax = _temper(_whole_scores(head), head, kernel, offset, temper)
+    head = _Head(embedded, value, **sizes)
+    *_, softmax = _temper(_whole_scores(head, bias), head, kernel, offset, temper)
     softmax = softmax.astype(value.dtype)
 
     def store(rows, exists, _):
@@ -250,8 +267,8 @@ def _forward(embedded, value, bias, kernel, offset, residual, y, temper, **sizes
 def _backward(embedded, value, bias, kernel, offset, dy, *outputs, temper, **sizes):
     """Fill the gradients, and the mean scores, whose product with d_exponent is W's gradient."""
     d_embedded, d_value, d_bias, d_value_bias, means, d_exponents = outputs
-    head = _Head(embedded, value, bias, **sizes)
-    scores = _whole_scores(head)
+    head = _Head(embedded, value, **sizes)
+    scores = _whole_scores(head, bias)
     mean, temperature, factor, weights, softmax = _temper(scores, head, kernel, offset, temper)
     rounded = softmax.astype(value.dtype)
 
@@ -274,11 +291,15 @@ def _backward(embedded, value, bias, kernel, offset, dy, *outputs, temper, **siz
     triton.store(means.at[vector], mean)
     triton.store(d_exponents.at[vector], d_exponent)
     d_mean = jnp.sum(weights * d_exponent[None], 1) / head.channels
-    d_scores = (d_scaled * factor[:, None] + d_mean[:, None]).astype(value.dtype)
+    d_scores = d_scaled * factor[:, None] + d_mean[:, None]
+    by_query, by_key = jnp.sum(d_scores, 1)[None], jnp.sum(d_scores, 0)[None]
+    d_scores = d_scores.astype(value.dtype)
 
     def through_scores(rows, exists, _):
-        d_query = _dot(head.load_biased(1, rows, exists, head.own), 1, d_scores, 1)
-        d_key = _dot(head.load_biased(0, rows, exists, head.own), 1, d_scores, 0)
+        one = head.load_bias(bias, rows, exists)
+        query, key = (head.load_embedded(which, rows, exists, head.own) for which in (0, 1))
+        d_query = _dot(key, 1, d_scores, 1) + one * by_query
+        d_key = _dot(query, 1, d_scores, 0) + one * by_key
         _store(d_embedded, head.place_embedded(0, rows, head.own), d_query, exists)
         _store(d_embedded, head.place_embedded(1, rows, head.own), d_key, exists)
         place = (head.image * head.heads + head.head) * head.width + rows
@@ -288,20 +309,27 @@ def _backward(embedded, value, bias, kernel, offset, dy, *outputs, temper, **siz
     _over_rows(head.width, through_scores, 0)
 
 
-# In the blocks, only queries get the bias. Keys would add the same number to all scores of a query,
-# which changes neither the softmax nor, as the gradients of those scores add up to 0, any gradient.
+# In the blocks, queries are stored as (q + b) * factor, to the base 2. Keys have no bias: it would
+# add the same number to all scores of a query, which changes neither the softmax nor, as the
+# gradients of those scores add up to 0, any gradient.
 
 
-def _forward_blocks(embedded, value, bias, factor, residual, y, output, totals, **sizes):
+def _forward_blocks(
+    embedded, value, bias, factor, residual, y, scaled_queries, output, totals, **sizes
+):
     """Fill also the softmax' part of y, and the logarithm (base 2) of each query's denominator."""
-    head = _Head(embedded, value, bias, **sizes)
+    head = _Head(embedded, value, **sizes)
     vector = head.place_vector(head.own)
-    factor = triton.load(factor.at[vector])[:, None] * LOG2_E
-    queries = [head.load_biased(0, *rows, head.own) for rows in _rows(head.width)]
+    factor = triton.load(factor.at[vector])[None] * LOG2_E
+    queries = []
+    for rows, exists in _rows(head.width):
+        query = head.load_embedded(0, rows, exists, head.own) + head.load_bias(bias, rows, exists)
+        queries.append((query * factor).astype(value.dtype))
+        _store(scaled_queries, head.place_query(rows, head.own), queries[-1], exists)
 
     def add(keys, carry):
         largest, total, sums = carry
-        scaled = _product(queries, head.embeddings(1, keys)) * factor
+        scaled = _product(queries, head.keys(keys))
         larger = jnp.maximum(largest, jnp.max(scaled, 1))
         softmax, shrink = jnp.exp2(scaled - larger[:, None]), jnp.exp2(largest - larger)
         total = total * shrink + jnp.sum(softmax, 1)
@@ -321,68 +349,62 @@ def _forward_blocks(embedded, value, bias, factor, residual, y, output, totals, 
         _store(y, place, part + head.load_value(residual, rows, exists, head.own), exists)
 
 
-def _backward_queries(embedded, value, bias, factor, dy, totals, output, *outputs, **sizes):
+def _backward_queries(embedded, value, queries, dy, totals, factor, output, *outputs, **sizes):
     """Fill also inners: for each query, the sum over the keys of softmax times its gradient."""
     d_embedded, d_factor, inners, d_bias = outputs
-    head = _Head(embedded, value, bias, **sizes)
+    head = _Head(embedded, value, **sizes)
     vector = head.place_vector(head.own)
-    factor, total = (triton.load(ref.at[vector])[:, None] for ref in (factor, totals))
-    queries = [head.load_biased(0, *rows, head.own) for rows in _rows(head.width)]
-    parts = head.values(dy, head.own)
+    queries, parts = head.queries(queries, head.own), head.values(dy, head.own)
+    total = triton.load(totals.at[vector])[:, None]
     kept = (part.astype(jnp.float32) for part in head.values(output, head.own))
     inner = sum(jnp.sum(part * old, 0) for part, old in zip(parts, kept))
     triton.store(inners.at[vector], inner)
 
-    def add(keys, carry):
-        embeddings = head.embeddings(1, keys)
-        softmax = jnp.exp2(_product(queries, embeddings) * (factor * LOG2_E) - total)
-        d_scaled = softmax * (_product(parts, head.values(value, keys)) - inner[:, None])
+    def add(columns, carry):
+        keys = head.keys(columns)
+        softmax = jnp.exp2(_product(queries, keys) - total)
+        d_scaled = softmax * (_product(parts, head.values(value, columns)) - inner[:, None])
         d_scaled = d_scaled.astype(value.dtype)
-        return [old + _dot(d_scaled, 1, key, 1) for old, key in zip(carry, embeddings)]
+        return [old + _dot(d_scaled, 1, key, 1) for old, key in zip(carry, keys)]
 
     zeros = [jnp.zeros(part.shape[::-1], jnp.float32) for part in queries]
     sums = head.over_blocks(add, zeros)  # of keys, which make the gradients of query and factor
-    d_factors = (jnp.sum(part.T * query, 0) for part, query in zip(sums, queries))
-    triton.store(d_factor.at[vector], sum(d_factors))
+    sums = [part.T for part in sums]
+    factor = triton.load(factor.at[vector])
+    d_factors = sum(jnp.sum(part * query, 0) for part, query in zip(sums, queries))
+    triton.store(d_factor.at[vector], d_factors / (factor * LOG2_E))
     for (rows, exists), part in zip(_rows(head.width), sums):
-        part = (part * factor).T
+        part = part * factor[None]
         _store(d_embedded, head.place_embedded(0, rows, head.own), part, exists)
         place = (pl.program_id(0) * head.batch + head.image) * head.heads + head.head
         triton.store(d_bias.at[place * head.width + rows], jnp.sum(part, 1), mask=exists)
 
 
-def _backward_keys(embedded, value, bias, factor, dy, totals, inners, _, *outputs, **sizes):
+def _backward_keys(embedded, value, queries, dy, totals, inners, _, *outputs, **sizes):
     """Keys are the rows of all matrices here, so that products take them from the registers."""
     d_embedded, d_value, d_value_bias = outputs
-    head = _Head(embedded, value, bias, **sizes)
-    keys, values = head.embeddings(1, head.own), head.values(value, head.own)
-    biases = [head.load_bias(*rows) for rows in _rows(head.width)]
-    # What the queries' bias adds to the scores of each key.
-    extra = sum(jnp.sum(key * one, 0) for key, one in zip(keys, biases))[:, None]
-    ones = jnp.ones((head.block, ONES), value.dtype)
+    head = _Head(embedded, value, **sizes)
+    keys, values = head.keys(head.own), head.values(value, head.own)
 
-    def add(queries, carry):
-        d_keys, d_values, sums = carry
-        vector = head.place_vector(queries)
-        scale, total, inner = (
-            triton.load(ref.at[vector])[None] for ref in (factor, totals, inners)
-        )
-        embeddings, parts = head.embeddings(0, queries), head.values(dy, queries)
-        scores = _product(keys, embeddings) + extra
-        softmax = jnp.exp2(scores * (scale * LOG2_E) - total)
-        d_scores = softmax * ((_product(values, parts) - inner) * scale)
-        d_scores, softmax = d_scores.astype(value.dtype), softmax.astype(value.dtype)
-        d_keys = [old + _dot(d_scores, 1, part, 1) for old, part in zip(d_keys, embeddings)]
+    def add(columns, carry):
+        d_keys, d_values = carry
+        vector = head.place_vector(columns)
+        total, inner = (triton.load(ref.at[vector])[None] for ref in (totals, inners))
+        scaled, parts = head.queries(queries, columns), head.values(dy, columns)
+        softmax = jnp.exp2(_product(keys, scaled) - total)
+        d_scaled = softmax * (_product(values, parts) - inner)
+        d_scaled, softmax = d_scaled.astype(value.dtype), softmax.astype(value.dtype)
+        d_keys = [old + _dot(d_scaled, 1, part, 1) for old, part in zip(d_keys, scaled)]
         d_values = [old + _dot(softmax, 1, part, 1) for old, part in zip(d_values, parts)]
-        return d_keys, d_values, sums + _dot(d_scores, 1, ones, 0)
+        return d_keys, d_values
 
-    zeros = [[jnp.zeros(part.shape[::-1], jnp.float32) for part in all] for all in (keys, values)]
-    d_keys, d_values, sums = head.over_blocks(add, (*zeros, jnp.zeros(ones.shape, jnp.float32)))
-    sums = jnp.sum(sums, 1)[None] / ONES
-    triton.store(
-        d_value_bias.at[head.place_vector(head.own)], sum(jnp.sum(part, 1) for part in d_values)
+    d_keys, d_values = (
+        [jnp.zeros(part.shape[::-1], jnp.float32) for part in parts] for parts in (keys, values)
     )
-    for (rows, exists), part, one in zip(_rows(head.width), d_keys, biases):
-        _store(d_embedded, head.place_embedded(1, rows, head.own), part.T + one * sums, exists)
+    d_keys, d_values = head.over_blocks(add, (d_keys, d_values))
+    d_bias = sum(jnp.sum(part, 1) for part in d_values)
+    triton.store(d_value_bias.at[head.place_vector(head.own)], d_bias)
+    for (rows, exists), part in zip(_rows(head.width), d_keys):
+        _store(d_embedded, head.place_embedded(1, rows, head.own), part.T / LOG2_E, exists)
     for (rows, exists), part in zip(_rows(head.length), d_values):
         _store(d_value, head.place_value(rows, head.own), part.T, exists)
