@@ -70,7 +70,8 @@ def _scaled_forward(embedded, bias, value, value_bias, residual, factor):
     heads, width, _, batch, channels = embedded.shape
     queries = (heads, width, batch, channels), embedded.dtype
     outputs = [_like(value), queries, _like(value), _like(factor)]
-    y, *kept = _launch(_forward_blocks, [embedded, value, bias, factor, residual], outputs)
+    inputs = [embedded, value, bias, factor, residual]
+    y, *kept = _launch(_forward_blocks, inputs, outputs, stages=_stages(width))
     return y, (embedded, value, factor, *kept)
 
 
@@ -82,6 +83,7 @@ def _scaled_backward(inputs, dy):
         _backward_queries,
         [embedded, value, queries, dy, totals, factor, output],
         [_like(embedded), vector, vector, (sums, jnp.float32)],
+        stages=_stages(width),
     )
     # The gradients of the keys go beside those of the queries.
     d_embedded, d_value, d_value_bias = _launch(
@@ -104,11 +106,16 @@ def _blocks(channels):
     return channels // min(channels, BLOCK)
 
 
-def _launch(body, maps, outputs, same=None, **constants):
+def _stages(width):
+    # Of longer queries and keys, fewer programs fit on the chip with more tiles each.
+    return 2 if width > 32 else 3
+
+
+def _launch(body, maps, outputs, same=None, stages=3, **constants):
     """Run `body` for each block of channels of each head of each image.
 
     maps: embedded, value and others. outputs: pairs (shape, dtype). same: {a map's number: the
-    number of the output that takes its place}.
+    number of the output that takes its place}. stages: of tiles that are loaded ahead, and one.
     """
     embedded, value = maps[:2]
     batch, heads, _, channels = value.shape
@@ -117,7 +124,7 @@ def _launch(body, maps, outputs, same=None, **constants):
         grid=(_blocks(channels), heads, batch),
         maps=maps,
         outputs=outputs,
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=3),
+        compiler_params=triton.CompilerParams(num_warps=4, num_stages=stages),
         input_output_aliases=same or {},
     )
 
@@ -291,15 +298,13 @@ def _backward(embedded, value, bias, kernel, offset, dy, *outputs, temper, **siz
     triton.store(means.at[vector], mean)
     triton.store(d_exponents.at[vector], d_exponent)
     d_mean = jnp.sum(weights * d_exponent[None], 1) / head.channels
-    d_scores = d_scaled * factor[:, None] + d_mean[:, None]
-    by_query, by_key = jnp.sum(d_scores, 1)[None], jnp.sum(d_scores, 0)[None]
-    d_scores = d_scores.astype(value.dtype)
+    d_scores = (d_scaled * factor[:, None] + d_mean[:, None]).astype(value.dtype)
 
     def through_scores(rows, exists, _):
         one = head.load_bias(bias, rows, exists)
-        query, key = (head.load_embedded(which, rows, exists, head.own) for which in (0, 1))
-        d_query = _dot(key, 1, d_scores, 1) + one * by_query
-        d_key = _dot(query, 1, d_scores, 0) + one * by_key
+        parts = (head.load_embedded(which, rows, exists, head.own) for which in (0, 1))
+        query, key = ((part.astype(jnp.float32) + one).astype(part.dtype) for part in parts)
+        d_query, d_key = _dot(key, 1, d_scores, 1), _dot(query, 1, d_scores, 0)
         _store(d_embedded, head.place_embedded(0, rows, head.own), d_query, exists)
         _store(d_embedded, head.place_embedded(1, rows, head.own), d_key, exists)
         place = (head.image * head.heads + head.head) * head.width + rows
