@@ -123,6 +123,18 @@ def keep_python_random(build):
     return wrapped
 
 
+def build(layer, input_shape):
+    """Build a layer that another one consists of: its variables bear its name on both stacks.
+
+    Keras' HDF5 files want the names of a layer's variables to differ.
+    """
+    if GENERATION == 3:
+        layer.build(input_shape)
+    else:
+        with ops.name_scope(layer.name):
+            layer.build(input_shape)
+
+
 def set_seeds(tensorflow, python, numpy):
     """Seed the backend's generator, Python's and NumPy's."""
     if GENERATION == 3:

@@ -93,14 +93,14 @@ class LHC(keras.layers.Layer):
         length = height * width // self.num_heads
         # Variables are created in this order because their initial values are drawn in it.
         for dense in self.query_key:
-            dense.build((None, channels, length))
+            B.build(dense, (None, channels, length))
         self.value = keras.layers.Conv2D(channels, self.kernel_size, padding="same", name="value")
-        self.value.build(input_shape)
+        B.build(self.value, input_shape)
         # float32 whatever the policy: an exponent rounded to bfloat16 moves the temperature by 1 %.
         self.temperature = keras.layers.Dense(
             channels, activation="sigmoid", name="temperature", dtype="float32"
         )
-        self.temperature.build((None, self.num_heads, channels))
+        B.build(self.temperature, (None, self.num_heads, channels))
         if self.controller is not None:
             self.w = self.add_weight(
                 name="w",
