@@ -39,15 +39,16 @@ def _has_pools(x, size):
     return B.kernel_capability() >= 8 and size == 3 and x.shape[-1] % 16 == 0
 
 
-def attention_kernels(length, channels, dimension, dtype):
+def attention_kernels(value, dimension):
     """Return which kernels serve LHC's attention here: "whole", "blocks" or None.
 
-    length: of the values. dimension: d, the length of queries and keys.
+    value: (B, heads, l, C). dimension: d, the length of queries and keys.
     """
+    length, channels = value.shape[2:]
     # Their products would round float32 to TF32, and their tiles are powers of two. They need more
     # memory on the chip than workstation cards have: A100, H100, B200 and their like.
     capability = B.kernel_capability()
-    if dtype == "float32" or not (capability == 8 or 9 <= capability < 12):
+    if value.dtype == "float32" or not (capability == 8 or 9 <= capability < 12):
         return None
     if channels not in (16, 32, 64, 128, 256, 512):
         return None

@@ -177,11 +177,9 @@ class LHC(keras.layers.Layer):
         temperature divides S. Temperature and softmax are computed in float32. Where there are
         kernels, the scores are never stored.
         """
-        height, width, channels = self.spatial
-        shape = height * width // self.num_heads, channels, self.att_embed_dim
-        kernels = fast.attention_kernels(*shape, x.dtype)
         residual, x, pools = fast.query_key_pools(x, self.pool_size)
         residual = self._heads(residual)
+        kernels = fast.attention_kernels(residual, self.att_embed_dim)
         value_bias = B.cast(self.value.bias, "float32")
         value = B.conv(x, B.cast(self.value.kernel, x.dtype), padding="same")
         # The kernels take the bias' gradient where its parts are at hand, so not here.

@@ -165,28 +165,26 @@ class _Head:
         return triton.load(ref.at[self.head * self.width + rows], mask=exists, other=0)[:, None]
 
     def load_embedded(self, which, rows, exists, columns):
-        place = self.place_embedded(which, rows, columns)
-        return triton.load(self.embedded.at[place], mask=exists[:, None], other=0)
+        return _load(self.embedded, self.place_embedded(which, rows, columns), exists)
 
     def load_value(self, ref, rows, exists, columns):
-        return triton.load(ref.at[self.place_value(rows, columns)], mask=exists[:, None], other=0)
+        return _load(ref, self.place_value(rows, columns), exists)
 
     def keys(self, columns):
         return [self.load_embedded(1, *rows, columns) for rows in _rows(self.width)]
 
     def queries(self, ref, columns):
-        return [
-            triton.load(ref.at[self.place_query(rows, columns)], mask=exists[:, None], other=0)
-            for rows, exists in _rows(self.width)
-        ]
+        places = ((self.place_query(rows, columns), exists) for rows, exists in _rows(self.width))
+        return [_load(ref, *place) for place in places]
 
     def values(self, ref, columns):
         return [self.load_value(ref, *rows, columns) for rows in _rows(self.length)]
 
     def over_blocks(self, body, carry):
         """Carry on through body(columns, carry) for all blocks of channels."""
-        blocks = self.channels // self.block
-        return jax.lax.fori_loop(0, blocks, lambda i, carry: body(self.columns(i), carry), carry)
+        return jax.lax.fori_loop(
+            0, _blocks(self.channels), lambda i, carry: body(self.columns(i), carry), carry
+        )
 
 
 def _step(count):
@@ -218,6 +216,10 @@ def _dot(a, axis_a, b, axis_b):
 def _product(parts_a, parts_b):
     """Return a^T b of two matrices in parts of some rows each."""
     return sum(_dot(a, 0, b, 0) for a, b in zip(parts_a, parts_b))
+
+
+def _load(ref, place, exists):
+    return triton.load(ref.at[place], mask=exists[:, None], other=0)
 
 
 def _store(ref, place, part, exists):

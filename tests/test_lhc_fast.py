@@ -104,7 +104,7 @@ def test_attention_in_kernels_changes_nothing(kernels, controller, monkeypatch):
     if backend.NAME != "jax":
         pytest.skip("the kernels are JAX's")
     monkeypatch.setattr(backend, "kernel_capability", lambda: 9.0)
-    monkeypatch.setattr(fast, "attention_kernels", lambda *shape: kernels)
+    monkeypatch.setattr(fast, "attention_kernels", lambda value, dimension: kernels)
     sizes = dict(num_heads=2, att_embed_dim=20, controller=controller)
     layers = [LHC(numerics=numerics, **sizes) for numerics in ("reference", "fast")]
     for layer in layers:
@@ -115,7 +115,8 @@ def test_attention_in_kernels_changes_nothing(kernels, controller, monkeypatch):
 
 def test_attention_kernels_where_they_serve(monkeypatch):
     def chosen(length, channels, dimension=16, dtype="bfloat16"):
-        return fast.attention_kernels(length, channels, dimension, dtype)
+        value = SimpleNamespace(shape=(2, 1, length, channels), dtype=dtype)
+        return fast.attention_kernels(value, dimension)
 
     assert chosen(49, 64) is None  # no GPU here
     monkeypatch.setattr(backend, "kernel_capability", lambda: 9.0)
