@@ -13,7 +13,7 @@ from .backend import keras
 
 if B.NAME == "jax":
     from . import pallas_pools
-    from .pallas_attention import attend, attend_scaled  # noqa: F401
+    from .pallas_attention import attend_blocks, attend_whole
 
 
 def same(size):
@@ -40,7 +40,7 @@ def _has_pools(x, size):
 
 
 def attention_kernels(value, dimension):
-    """Return which kernels serve LHC's attention here: "whole", "blocks" or None.
+    """Return the function of pallas_attention that serves LHC's attention here, or None.
 
     value: (B, heads, l, C). dimension: d, the length of queries and keys.
     """
@@ -53,12 +53,16 @@ def attention_kernels(value, dimension):
     if channels not in (16, 32, 64, 128, 256, 512):
         return None
     if channels <= 64:
-        return "whole"
-    return "blocks" if max(length, dimension) <= 128 else None
+        return attend_whole
+    return attend_blocks if max(length, dimension) <= 128 else None
 
 
 def attend_stored(embedded, bias, value, residual, factor):
-    """Return residual + softmax(q k^T * factor) v, as pallas_attention.attend_scaled does."""
+    """Return residual + softmax(q k^T * factor) v.
+
+    embedded, bias, value, residual: as for pallas_attention.attend_whole. factor: of each query's
+    scores, (heads, B, C), float32.
+    """
     embedded = B.cast(embedded, "float32") + bias[:, :, None, None, None]
     query = B.cast(embedded[:, :, 0] * factor[:, None], value.dtype)
     key = B.cast(embedded[:, :, 1], value.dtype)

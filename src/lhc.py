@@ -179,24 +179,21 @@ class LHC(keras.layers.Layer):
         """
         residual, x, pools = fast.query_key_pools(x, self.pool_size)
         residual = self._heads(residual)
-        kernels = fast.attention_kernels(residual, self.att_embed_dim)
+        attend = fast.attention_kernels(residual, self.att_embed_dim)
         value_bias = B.cast(self.value.bias, "float32")
         value = B.conv(x, B.cast(self.value.kernel, x.dtype), padding="same")
         # The kernels take the bias' gradient where its parts are at hand, so not here.
-        value = value + B.cast(B.stop_gradient(value_bias) if kernels else value_bias, x.dtype)
+        value = value + B.cast(B.stop_gradient(value_bias) if attend else value_bias, x.dtype)
         value = self._heads(fast.average_pool(value, 3))
         if gain is not None:
             value = value * gain
             value_bias = value_bias * B.cast(B.stop_gradient(gain), "float32")
         embedded, bias = self._embed(pools)
-        if kernels == "whole":
+        if attend:
             temper = float(self.att_embed_dim), self.norm_c
             parts = self.temperature.kernel, self.temperature.bias
             parts = (B.cast(part, "float32") for part in parts)
-            y = fast.attend(temper, embedded, bias, value, value_bias, residual, *parts)
-        elif kernels == "blocks":
-            factor = self._factor(embedded, bias)
-            y = fast.attend_scaled(embedded, bias, value, value_bias, residual, factor)
+            y = attend(temper, embedded, bias, value, value_bias, residual, *parts)
         else:
             y = fast.attend_stored(embedded, bias, value, residual, self._factor(embedded, bias))
         return B.reshape(y, (-1,) + self.spatial)  # (B, heads, l, C) -> (B, H, W, C)

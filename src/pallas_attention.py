@@ -3,7 +3,8 @@
 The (C, C) scores and their softmax stay on the chip, and are computed anew for the gradient. With
 few channels, a program has one head of one image to itself, and the temperature stays there too.
 With many, a program has a block of queries (or, for their gradients, of keys and values) and goes
-through the others a block at a time, as FlashAttention does (arXiv 2307.08691).
+through the others a block at a time, as FlashAttention does (arXiv 2307.08691); the mean scores,
+on which the temperature depends, come before, from the mean keys.
 """
 
 import functools
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from .pallas_launch import run_flat
+from .pallas_launch import interpreted, run_flat
 
 ROWS = 64  # positions of values, or numbers of an embedding, that are read at once
 BLOCK = 64  # queries, or keys
@@ -23,7 +24,7 @@ LOG2_E = math.log2(math.e)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def attend(temper, embedded, bias, value, value_bias, residual, kernel, offset):
+def attend_whole(temper, embedded, bias, value, value_bias, residual, kernel, offset):
     """Return residual + softmax(q k^T / d^(norm_c + T)) v, with T = sigmoid(mean(q k^T) W + w).
 
     temper: (d, norm_c). embedded: queries and keys without their bias, (heads, rows, 2, B, C),
@@ -31,16 +32,16 @@ def attend(temper, embedded, bias, value, value_bias, residual, kernel, offset):
     value_bias: (C,), a part of the values whose gradient is taken here, where it is at hand.
     kernel, offset: W (C, C) and w (C,), float32. C: a power of two, 16...64.
     """
-    return _attend_forward(temper, embedded, bias, value, value_bias, residual, kernel, offset)[0]
+    return _whole_forward(temper, embedded, bias, value, value_bias, residual, kernel, offset)[0]
 
 
-def _attend_forward(temper, embedded, bias, value, value_bias, residual, kernel, offset):
+def _whole_forward(temper, embedded, bias, value, value_bias, residual, kernel, offset):
     inputs = embedded, value, bias, kernel, offset
     (y,) = _launch(_forward, [*inputs, residual], [_like(value)], temper=temper)
     return y, inputs
 
 
-def _attend_backward(temper, inputs, dy):
+def _whole_backward(temper, inputs, dy):
     embedded, value, bias, *_ = inputs
     batch, heads, _, channels = value.shape
     vectors = [((heads, batch, channels), jnp.float32)] * 3
@@ -48,54 +49,74 @@ def _attend_backward(temper, inputs, dy):
     d_embedded, d_value, d_bias, d_value_bias, mean, d_exponent = _launch(
         _backward, [*inputs, dy], outputs, temper=temper
     )
-    d_bias, d_value_bias = d_bias.sum(0), d_value_bias.sum((0, 1))
     d_kernel = jnp.einsum("nbc,nbk->ck", mean, d_exponent)
-    return d_embedded, d_bias, d_value, d_value_bias, dy, d_kernel, d_exponent.sum((0, 1))
+    d_bias, d_value_bias, d_offset = d_bias.sum(0), _total(d_value_bias), _total(d_exponent)
+    return d_embedded, d_bias, d_value, d_value_bias, dy, d_kernel, d_offset
 
 
-attend.defvjp(_attend_forward, _attend_backward)
+attend_whole.defvjp(_whole_forward, _whole_backward)
 
 
-@jax.custom_vjp
-def attend_scaled(embedded, bias, value, value_bias, residual, factor):
-    """Return residual + softmax(q k^T * factor) v.
-
-    As for `attend`, but up to 128 rows, l up to 128 and C any power of two. factor: one for each
-    query, (heads, B, C), float32.
-    """
-    return _scaled_forward(embedded, bias, value, value_bias, residual, factor)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def attend_blocks(temper, embedded, bias, value, value_bias, residual, kernel, offset):
+    """As `attend_whole`, but up to 128 rows, l up to 128 and C any power of two."""
+    return _blocks_forward(temper, embedded, bias, value, value_bias, residual, kernel, offset)[0]
 
 
-def _scaled_forward(embedded, bias, value, value_bias, residual, factor):
+def _blocks_forward(temper, embedded, bias, value, value_bias, residual, kernel, offset):
     heads, width, _, batch, channels = embedded.shape
-    queries = (heads, width, batch, channels), embedded.dtype
-    outputs = [_like(value), queries, _like(value), _like(factor)]
+    vector, queries = (heads, batch, channels), (heads, width, batch, channels)
+    outputs = [((heads, batch, width), jnp.float32), (vector, jnp.float32)]
+    mean_key, means = _launch(_means, [embedded, value, bias], outputs, blocks=1)
+    temperature = jax.nn.sigmoid(means @ kernel + offset)
+    factor = jnp.exp(-math.log(temper[0]) * (temper[1] + temperature))
+    outputs = [_like(value), (queries, embedded.dtype), _like(value), _like(factor)]
     inputs = [embedded, value, bias, factor, residual]
     y, *kept = _launch(_forward_blocks, inputs, outputs, stages=_stages(width))
-    return y, (embedded, value, factor, *kept)
+    return y, (embedded, value, kernel, mean_key, means, temperature, factor, *kept)
 
 
-def _scaled_backward(inputs, dy):
-    embedded, value, factor, queries, output, totals = inputs
+def _blocks_backward(temper, inputs, dy):
+    embedded, value, kernel, mean_key, means, temperature, factor, queries, output, totals = inputs
     heads, width, _, batch, channels = embedded.shape
-    vector, sums = _like(factor), (_blocks(channels), batch, heads, width)
-    d_embedded, d_factor, inners, d_bias = _launch(
+    d_embedded, d_factor, inners = _launch(
         _backward_queries,
         [embedded, value, queries, dy, totals, factor, output],
-        [_like(embedded), vector, vector, (sums, jnp.float32)],
+        [_like(embedded), _like(factor), _like(factor)],
         stages=_stages(width),
+    )
+    slope = -math.log(temper[0]) * temperature * (1 - temperature)
+    d_exponent = d_factor * factor * slope
+    # Of each score through the mean of its query's, as if scores were multiplied by the factor.
+    d_mean = d_exponent @ kernel.T / (channels * factor)
+    d_embedded, d_key, d_bias = _launch(
+        _backward_means,
+        [d_embedded, value, queries, factor, d_mean, mean_key],
+        [_like(embedded), _like(mean_key), _like(mean_key)],
+        {0: 0},
+        blocks=1,
     )
     # The gradients of the keys go beside those of the queries.
     d_embedded, d_value, d_value_bias = _launch(
         _backward_keys,
-        [embedded, value, queries, dy, totals, inners, d_embedded],
-        [_like(embedded), _like(value), vector],
-        {6: 0},
+        [embedded, value, queries, dy, totals, inners, d_key, d_embedded],
+        [_like(embedded), _like(value), _like(factor)],
+        {7: 0},
     )
-    return d_embedded, d_bias.sum((0, 1)), d_value, d_value_bias.sum((0, 1)), dy, d_factor
+    d_kernel = jnp.einsum("nbc,nbk->ck", means, d_exponent)
+    d_bias, d_value_bias, d_offset = d_bias.sum(1), _total(d_value_bias), _total(d_exponent)
+    return d_embedded, d_bias, d_value, d_value_bias, dy, d_kernel, d_offset
 
 
-attend_scaled.defvjp(_scaled_forward, _scaled_backward)
+attend_blocks.defvjp(_blocks_forward, _blocks_backward)
+
+
+def _total(vectors):
+    """(heads, B, C) -> (C,), in two steps: few columns would keep few of the GPU's units busy."""
+    heads, batch, channels = vectors.shape
+    together = math.gcd(heads * batch, max(1, 1024 // channels))
+    parts = vectors.reshape(-1, together * channels).sum(0)
+    return parts.reshape(together, channels).sum(0)
 
 
 def _like(array):
@@ -111,17 +132,18 @@ def _stages(width):
     return 2 if width > 32 else 3
 
 
-def _launch(body, maps, outputs, same=None, stages=3, **constants):
+def _launch(body, maps, outputs, same=None, stages=3, blocks=None, **constants):
     """Run `body` for each block of channels of each head of each image.
 
     maps: embedded, value and others. outputs: pairs (shape, dtype). same: {a map's number: the
     number of the output that takes its place}. stages: of tiles that are loaded ahead, and one.
+    blocks: 1 where a program has all channels.
     """
     embedded, value = maps[:2]
     batch, heads, _, channels = value.shape
     return run_flat(
         functools.partial(body, shape=value.shape, width=embedded.shape[1], **constants),
-        grid=(_blocks(channels), heads, batch),
+        grid=(blocks or _blocks(channels), heads, batch),
         maps=maps,
         outputs=outputs,
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=stages),
@@ -160,6 +182,10 @@ class _Head:
         """Return where these rows of queries without keys are, (rows, columns)."""
         row = (self.head * self.width + rows) * self.batch + self.image
         return row[:, None] * self.channels + columns[None]
+
+    def place_rows(self, rows):
+        """Return where these rows are in an array (heads, B, rows)."""
+        return (self.head * self.batch + self.image) * self.width + rows
 
     def load_bias(self, ref, rows, exists):
         return triton.load(ref.at[self.head * self.width + rows], mask=exists, other=0)[:, None]
@@ -220,6 +246,20 @@ def _product(parts_a, parts_b):
 
 def _load(ref, place, exists):
     return triton.load(ref.at[place], mask=exists[:, None], other=0)
+
+
+def _exp2(x):
+    """Return 2 to the power of x, 0 instead of subnormal numbers, in one instruction."""
+    if interpreted():
+        return jnp.exp2(x)
+    (y,) = triton.elementwise_inline_asm(
+        "ex2.approx.ftz.f32 $0, $1;",
+        args=[x],
+        constraints="=f,f",
+        pack=1,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(x.shape, x.dtype)],
+    )
+    return y
 
 
 def _store(ref, place, part, exists):
@@ -321,6 +361,31 @@ def _backward(embedded, value, bias, kernel, offset, dy, *outputs, temper, **siz
 # gradients of those scores add up to 0, any gradient.
 
 
+def _means(embedded, value, bias, mean_keys, means, **sizes):
+    """Fill the mean key of each head and image, and the mean score of each query."""
+    head = _Head(embedded, value, **sizes)
+    parts = _rows(head.width)
+    sums = [jnp.zeros((len(rows), head.block), jnp.float32) for rows, _ in parts]
+    sums = head.over_blocks(
+        lambda columns, sums: [old + key for old, key in zip(sums, head.keys(columns))], sums
+    )
+    mean_key = []
+    for (rows, exists), part in zip(parts, sums):
+        mean = jnp.sum(part, 1)[:, None] / head.channels + head.load_bias(bias, rows, exists)
+        triton.store(mean_keys.at[head.place_rows(rows)], mean[:, 0], mask=exists)
+        mean_key.append(mean)
+
+    def store(columns, _):
+        total = jnp.zeros((head.block,), jnp.float32)
+        for (rows, exists), mean in zip(parts, mean_key):
+            query = head.load_embedded(0, rows, exists, columns)
+            total = total + jnp.sum((query + head.load_bias(bias, rows, exists)) * mean, 0)
+        triton.store(means.at[head.place_vector(columns)], total)
+        return 0
+
+    head.over_blocks(store, 0)
+
+
 def _forward_blocks(
     embedded, value, bias, factor, residual, y, scaled_queries, output, totals, **sizes
 ):
@@ -338,7 +403,7 @@ def _forward_blocks(
         largest, total, sums = carry
         scaled = _product(queries, head.keys(keys))
         larger = jnp.maximum(largest, jnp.max(scaled, 1))
-        softmax, shrink = jnp.exp2(scaled - larger[:, None]), jnp.exp2(largest - larger)
+        softmax, shrink = _exp2(scaled - larger[:, None]), _exp2(largest - larger)
         total = total * shrink + jnp.sum(softmax, 1)
         softmax = softmax.astype(value.dtype)
         parts = [_dot(softmax, 1, part, 1) for part in head.values(value, keys)]
@@ -358,7 +423,7 @@ def _forward_blocks(
 
 def _backward_queries(embedded, value, queries, dy, totals, factor, output, *outputs, **sizes):
     """Fill also inners: for each query, the sum over the keys of softmax times its gradient."""
-    d_embedded, d_factor, inners, d_bias = outputs
+    d_embedded, d_factor, inners = outputs
     head = _Head(embedded, value, **sizes)
     vector = head.place_vector(head.own)
     queries, parts = head.queries(queries, head.own), head.values(dy, head.own)
@@ -369,7 +434,7 @@ def _backward_queries(embedded, value, queries, dy, totals, factor, output, *out
 
     def add(columns, carry):
         keys = head.keys(columns)
-        softmax = jnp.exp2(_product(queries, keys) - total)
+        softmax = _exp2(_product(queries, keys) - total)
         d_scaled = softmax * (_product(parts, head.values(value, columns)) - inner[:, None])
         d_scaled = d_scaled.astype(value.dtype)
         return [old + _dot(d_scaled, 1, key, 1) for old, key in zip(carry, keys)]
@@ -381,13 +446,47 @@ def _backward_queries(embedded, value, queries, dy, totals, factor, output, *out
     d_factors = sum(jnp.sum(part * query, 0) for part, query in zip(sums, queries))
     triton.store(d_factor.at[vector], d_factors / (factor * LOG2_E))
     for (rows, exists), part in zip(_rows(head.width), sums):
-        part = part * factor[None]
-        _store(d_embedded, head.place_embedded(0, rows, head.own), part, exists)
-        place = (pl.program_id(0) * head.batch + head.image) * head.heads + head.head
-        triton.store(d_bias.at[place * head.width + rows], jnp.sum(part, 1), mask=exists)
+        _store(d_embedded, head.place_embedded(0, rows, head.own), part * factor[None], exists)
 
 
-def _backward_keys(embedded, value, queries, dy, totals, inners, _, *outputs, **sizes):
+def _backward_means(
+    d_queries, value, queries, factor, d_mean, mean_keys, d_embedded, d_keys, d_bias, **sizes
+):
+    """Add to the queries' gradient what goes through their mean scores; fill the same of each key.
+
+    It is the same for all keys of a head. d_bias: all that the queries' and the keys' bias gets.
+    """
+    head = _Head(d_queries, value, **sizes)
+    parts = _rows(head.width)
+    mean_key = [
+        triton.load(mean_keys.at[head.place_rows(rows)], mask=exists, other=0)[:, None]
+        for rows, exists in parts
+    ]
+
+    def add(columns, carry):
+        vector = head.place_vector(columns)
+        of_key = triton.load(d_mean.at[vector])
+        of_query = of_key * triton.load(factor.at[vector]) * head.channels
+        after = []
+        for (rows, exists), mean, scaled, (to_key, to_bias) in zip(
+            parts, mean_key, head.queries(queries, columns), carry
+        ):
+            place = head.place_embedded(0, rows, columns)
+            d_query = _load(d_queries, place, exists) + mean * of_query[None]
+            _store(d_embedded, place, d_query, exists)
+            after.append((to_key + scaled * of_key[None], to_bias + d_query))
+        return after
+
+    zeros = [jnp.zeros((len(rows), head.block), jnp.float32) for rows, _ in parts]
+    sums = head.over_blocks(add, [(zero, zero) for zero in zeros])
+    for (rows, exists), (to_key, to_bias) in zip(parts, sums):
+        to_key = jnp.sum(to_key, 1) / LOG2_E
+        to_bias = jnp.sum(to_bias, 1) + to_key * head.channels
+        triton.store(d_keys.at[head.place_rows(rows)], to_key, mask=exists)
+        triton.store(d_bias.at[head.place_rows(rows)], to_bias, mask=exists)
+
+
+def _backward_keys(embedded, value, queries, dy, totals, inners, d_key, _, *outputs, **sizes):
     """Keys are the rows of all matrices here, so that products take them from the registers."""
     d_embedded, d_value, d_value_bias = outputs
     head = _Head(embedded, value, **sizes)
@@ -398,8 +497,9 @@ def _backward_keys(embedded, value, queries, dy, totals, inners, _, *outputs, **
         vector = head.place_vector(columns)
         total, inner = (triton.load(ref.at[vector])[None] for ref in (totals, inners))
         scaled, parts = head.queries(queries, columns), head.values(dy, columns)
-        softmax = jnp.exp2(_product(keys, scaled) - total)
-        d_scaled = softmax * (_product(values, parts) - inner)
+        # Added, not subtracted, they are what the products start from, and take no registers.
+        softmax = _exp2(_product(keys, scaled) + (-total))
+        d_scaled = softmax * (_product(values, parts) + (-inner))
         d_scaled, softmax = d_scaled.astype(value.dtype), softmax.astype(value.dtype)
         d_keys = [old + _dot(d_scaled, 1, part, 1) for old, part in zip(d_keys, scaled)]
         d_values = [old + _dot(softmax, 1, part, 1) for old, part in zip(d_values, parts)]
@@ -412,6 +512,8 @@ def _backward_keys(embedded, value, queries, dy, totals, inners, _, *outputs, **
     d_bias = sum(jnp.sum(part, 1) for part in d_values)
     triton.store(d_value_bias.at[head.place_vector(head.own)], d_bias)
     for (rows, exists), part in zip(_rows(head.width), d_keys):
-        _store(d_embedded, head.place_embedded(1, rows, head.own), part.T / LOG2_E, exists)
+        mean = triton.load(d_key.at[head.place_rows(rows)], mask=exists, other=0)
+        part = part.T / LOG2_E + mean[:, None]
+        _store(d_embedded, head.place_embedded(1, rows, head.own), part, exists)
     for (rows, exists), part in zip(_rows(head.length), d_values):
         _store(d_value, head.place_value(rows, head.own), part.T, exists)

@@ -6,6 +6,10 @@ import jax
 from jax.experimental import pallas as pl
 
 
+def interpreted():
+    return jax.default_backend() == "cpu"
+
+
 def run_flat(kernel, grid, maps, outputs, **options):
     """Run `kernel` on the flattened arrays `maps`; return a list of arrays.
 
@@ -15,7 +19,7 @@ def run_flat(kernel, grid, maps, outputs, **options):
         kernel,
         grid=grid,
         out_shape=[jax.ShapeDtypeStruct((math.prod(shape),), dtype) for shape, dtype in outputs],
-        interpret=jax.default_backend() == "cpu",
+        interpret=interpreted(),
         **options,
     )(*(part.reshape(-1) for part in maps))
     return [part.reshape(shape) for part, (shape, _) in zip(flat, outputs)]

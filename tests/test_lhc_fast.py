@@ -97,14 +97,14 @@ def test_stem_agrees_in_outputs_gradients_and_statistics():
         close(found, expected, tolerance=2e-3)
 
 
-@pytest.mark.parametrize("kernels", ["whole", "blocks"])
+@pytest.mark.parametrize("kernels", ["attend_whole", "attend_blocks"])
 @pytest.mark.parametrize("controller", [None, -0.5])
 def test_attention_in_kernels_changes_nothing(kernels, controller, monkeypatch):
     """JAX's interpreter runs them here, with the pools' kernels before."""
     if backend.NAME != "jax":
         pytest.skip("the kernels are JAX's")
     monkeypatch.setattr(backend, "kernel_capability", lambda: 9.0)
-    monkeypatch.setattr(fast, "attention_kernels", lambda value, dimension: kernels)
+    monkeypatch.setattr(fast, "attention_kernels", lambda *_: getattr(fast, kernels))
     sizes = dict(num_heads=2, att_embed_dim=20, controller=controller)
     layers = [LHC(numerics=numerics, **sizes) for numerics in ("reference", "fast")]
     for layer in layers:
@@ -114,18 +114,21 @@ def test_attention_in_kernels_changes_nothing(kernels, controller, monkeypatch):
 
 
 def test_attention_kernels_where_they_serve(monkeypatch):
+    if backend.NAME != "jax":
+        pytest.skip("the kernels are JAX's")
+
     def chosen(length, channels, dimension=16, dtype="bfloat16"):
         value = SimpleNamespace(shape=(2, 1, length, channels), dtype=dtype)
         return fast.attention_kernels(value, dimension)
 
     assert chosen(49, 64) is None  # no GPU here
     monkeypatch.setattr(backend, "kernel_capability", lambda: 9.0)
-    assert chosen(392, 64) == "whole"
-    assert chosen(112, 128) == chosen(49, 512) == "blocks"
+    assert chosen(392, 64) is fast.attend_whole
+    assert chosen(112, 128) is chosen(49, 512) is fast.attend_blocks
     monkeypatch.setattr(backend, "kernel_capability", lambda: 8.9)
     assert chosen(392, 64) is None  # too little memory on the chip
     monkeypatch.setattr(backend, "kernel_capability", lambda: 8.0)
-    assert chosen(392, 64) == "whole"
+    assert chosen(392, 64) is fast.attend_whole
     for sizes in (
         (392, 128),
         (49, 96),

@@ -28,59 +28,29 @@ def draw(heads, d, length, channels):
     return [*map(jnp.asarray, parts)], jnp.asarray(dy)
 
 
-def formula(embedded, bias, value, value_bias, residual, factor):
-    """factor: from the scores, (B, heads, C, C), (heads, B, C)."""
+def formula(d, norm, embedded, bias, value, value_bias, residual, kernel, offset):
     value = value + value_bias - jax.lax.stop_gradient(value_bias)  # a part of it already
     embedded = embedded + bias[:, :, None, None, None]
     scores = jnp.einsum("ndbc,ndbk->bnck", embedded[:, :, 0], embedded[:, :, 1])
-    softmax = jax.nn.softmax(scores * factor(scores).transpose(1, 0, 2)[..., None], axis=-1)
+    temperature = jax.nn.sigmoid(scores.mean(-1) @ kernel + offset)  # (B, heads, C)
+    softmax = jax.nn.softmax(scores / float(d) ** (norm + temperature)[..., None], axis=-1)
     return residual + jnp.einsum("bnlk,bnck->bnlc", value, softmax)
 
 
-def tempered(d, norm, *parts):
-    *parts, kernel, offset = parts
-
-    def factor(scores):
-        temperature = jax.nn.sigmoid(scores.mean(-1) @ kernel + offset)  # (B, heads, C)
-        return float(d) ** -(norm + temperature.transpose(1, 0, 2))
-
-    return formula(*parts, factor)
-
-
-def scaled(*parts):
-    *parts, factor = parts
-    return formula(*parts, lambda scores: factor)
-
-
-def compare(formula, kernel, parts, dy):
-    """The formula in float64: in float32 it rounds more than the kernels do."""
+@pytest.mark.parametrize("attend", [pallas_attention.attend_whole, pallas_attention.attend_blocks])
+@pytest.mark.parametrize("heads, d, length, channels, block", SIZES)
+def test_formula(attend, heads, d, length, channels, block, monkeypatch):
+    """In float64: in float32 the formula rounds more than the kernels do."""
+    if attend is pallas_attention.attend_blocks:
+        monkeypatch.setattr(pallas_attention, "BLOCK", block)
+    parts, dy = draw(heads, d, length, channels)
     with jax.enable_x64(True):
         *wide, wide_dy = (jnp.asarray(part, jnp.float64) for part in (*parts, dy))
-        wanted, wanted_backward = jax.vjp(formula, *wide)
+        wanted, wanted_backward = jax.vjp(lambda *parts: formula(d, 0.5, *parts), *wide)
         wanted_gradients = wanted_backward(wide_dy)
-    found, backward = jax.vjp(kernel, *parts)
+    found, backward = jax.vjp(lambda *parts: attend((d, 0.5), *parts), *parts)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     for found, wanted in zip(backward(dy), wanted_gradients):
         wanted = np.asarray(wanted)
         scale = np.abs(wanted).max()
         np.testing.assert_allclose(found / scale, wanted / scale, atol=2e-5)
-
-
-@pytest.mark.parametrize("heads, d, length, channels, block", SIZES)
-def test_whole_heads(heads, d, length, channels, block):
-    parts, dy = draw(heads, d, length, channels)
-    compare(
-        lambda *parts: tempered(d, 0.5, *parts),
-        lambda *parts: pallas_attention.attend((d, 0.5), *parts),
-        parts,
-        dy,
-    )
-
-
-@pytest.mark.parametrize("heads, d, length, channels, block", SIZES)
-def test_blocks(heads, d, length, channels, block, monkeypatch):
-    monkeypatch.setattr(pallas_attention, "BLOCK", block)
-    (*parts, _, _), dy = draw(heads, d, length, channels)
-    factor = 0.2 * np.abs(np.random.RandomState(1).normal(size=(heads, IMAGES, channels)))
-    parts.append(jnp.asarray(factor, jnp.float32))
-    compare(scaled, pallas_attention.attend_scaled, parts, dy)
