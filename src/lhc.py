@@ -75,13 +75,12 @@ class LHC(keras.layers.Layer):
         self.query_key = [
             keras.layers.Dense(att_embed_dim, name=f"query_key_{head}") for head in range(num_heads)
         ]
-        self.query_pool = self._pool(keras.layers.AveragePooling2D, pool_size)
-        self.key_pool = self._pool(keras.layers.MaxPooling2D, pool_size)
-        self.value_pool = self._pool(keras.layers.AveragePooling2D, 3)
-
-    @staticmethod
-    def _pool(pool, size):
-        return pool(size, strides=1, padding="same")
+        # TensorFlow 2.4 adds up the gradients at x in the alphabetical order of what they come
+        # from: with these names the residual (an "add"), query, value and key, as in the original.
+        same = dict(strides=1, padding="same")
+        self.query_pool = keras.layers.AveragePooling2D(pool_size, name="average_pool", **same)
+        self.key_pool = keras.layers.MaxPooling2D(pool_size, name="max_pool", **same)
+        self.value_pool = keras.layers.AveragePooling2D(3, name="value_pool", **same)
 
     def build(self, input_shape):
         height, width, channels = input_shape[1:]
@@ -94,7 +93,7 @@ class LHC(keras.layers.Layer):
         # Variables are created in this order because their initial values are drawn in it.
         for dense in self.query_key:
             B.build(dense, (None, channels, length))
-        self.value = keras.layers.Conv2D(channels, self.kernel_size, padding="same", name="value")
+        self.value = keras.layers.Conv2D(channels, self.kernel_size, padding="same", name="conv")
         B.build(self.value, input_shape)
         # float32 whatever the policy: an exponent rounded to bfloat16 moves the temperature by 1 %.
         self.temperature = keras.layers.Dense(
@@ -162,7 +161,7 @@ class LHC(keras.layers.Layer):
         # heads x (B, C, l) -> (B, heads, C, d)
         query = B.stack([dense(query[:, h]) for h, dense in enumerate(self.query_key)], axis=1)
         key = B.stack([dense(key[:, h]) for h, dense in enumerate(self.query_key)], axis=1)
-        scores = B.matmul(query, B.transpose(key, (0, 1, 3, 2)))  # (B, heads, C, C)
+        scores = B.einsum("bncd,bnkd->bnck", query, key)  # (B, heads, C, C)
         exponent = self.norm_c + self.temperature(B.mean(scores, axis=-1))  # (B, heads, C)
         divisor = B.power(float(self.att_embed_dim), exponent)
         scores = scores / divisor[..., None]

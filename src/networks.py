@@ -8,7 +8,8 @@ layers = keras.layers
 
 
 def classification_head(x, seeds):
-    """Pooled features (B, 512) -> probabilities (B, 7); `seeds` of the first two Dense kernels."""
+    """Features (B, h, w, 512) -> probabilities (B, 7); `seeds` of the first two Dense kernels."""
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
     for number, (units, seed) in enumerate(zip((4096, 1024), seeds), start=1):
         x = layers.Dense(
             units,
@@ -26,8 +27,7 @@ def resnet34(size, numerics="reference"):
     """ResNet34v2 with the classification head: (B, size, size, 3) -> (B, 7)."""
     image = layers.Input((size, size, 3), name="image")
     features = backbone.features(image, numerics=numerics)
-    pooled = layers.GlobalAveragePooling2D(name="pool")(features)
-    probabilities = classification_head(pooled, seeds=(3, 4))
+    probabilities = classification_head(features, seeds=(3, 4))
     return keras.Model(image, probabilities, name="ResNet34")
 
 
@@ -52,10 +52,7 @@ def lhc_net(size, lhc, controllers=None, numerics="reference"):
         )(x)
 
     features = backbone.features(image, after_stage=attention, numerics=numerics)
-    # Not the mean that ResNet34 takes: a pooling layer's gradient rounds differently, and the
-    # original's LHC-Net has a pooling layer here.
-    pooled = layers.AveragePooling2D(features.shape[1], name="pool")(features)
-    probabilities = classification_head(layers.Flatten(name="flatten")(pooled), seeds=(None, None))
+    probabilities = classification_head(features, seeds=(None, None))
     return keras.Model(image, probabilities, name="LHC_Net" if controllers is None else "LHC_NetC")
 
 
