@@ -134,6 +134,14 @@ def test_variables_are_created_in_the_references_order():
     assert len(module.get_weights()) == len(shapes) + 1 == len(module.trainable_variables)
 
 
+def test_gradients_of_x_are_added_up_in_the_originals_order():
+    """TensorFlow 2.4 sorts them by name; tests/test_trajectory.py sees the numbers it makes."""
+    module = LHC(num_heads=1, att_embed_dim=1)
+    module.build((None, 2, 2, 1))
+    names = ["add", module.query_pool.name, module.value.name, module.key_pool.name]
+    assert names == sorted(names)
+
+
 @pytest.mark.parametrize("initial", [0, -1, -0.5])
 def test_the_controller_starts_where_it_is_told(initial):
     module = LHC(num_heads=1, att_embed_dim=1, controller=initial)
