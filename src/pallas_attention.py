@@ -69,7 +69,7 @@ def _blocks_forward(temper, embedded, bias, value, value_bias, residual, kernel,
     outputs = [((heads, batch, width), jnp.float32), (vector, jnp.float32)]
     mean_key, means = _launch(_means, [embedded, value, bias], outputs, blocks=1)
     temperature = jax.nn.sigmoid(means @ kernel + offset)
-    factor = jnp.exp(-math.log(temper[0]) * (temper[1] + temperature))
+    factor = _factor(temperature, temper)
     outputs = [_like(value), (queries, embedded.dtype), _like(value), _like(factor)]
     inputs = [embedded, value, bias, factor, residual]
     y, *kept = _launch(_forward_blocks, inputs, outputs, stages=_stages(width))
@@ -78,15 +78,14 @@ def _blocks_forward(temper, embedded, bias, value, value_bias, residual, kernel,
 
 def _blocks_backward(temper, inputs, dy):
     embedded, value, kernel, mean_key, means, temperature, factor, queries, output, totals = inputs
-    heads, width, _, batch, channels = embedded.shape
+    _, width, _, _, channels = embedded.shape
     d_embedded, d_factor, inners = _launch(
         _backward_queries,
         [embedded, value, queries, dy, totals, factor, output],
         [_like(embedded), _like(factor), _like(factor)],
         stages=_stages(width),
     )
-    slope = -math.log(temper[0]) * temperature * (1 - temperature)
-    d_exponent = d_factor * factor * slope
+    d_exponent = _exponent_gradient(d_factor, factor, temperature, temper)
     # Of each score through the mean of its query's, as if scores were multiplied by the factor.
     d_mean = d_exponent @ kernel.T / (channels * factor)
     d_embedded, d_key, d_bias = _launch(
@@ -109,6 +108,18 @@ def _blocks_backward(temper, inputs, dy):
 
 
 attend_blocks.defvjp(_blocks_forward, _blocks_backward)
+
+
+def _factor(temperature, temper):
+    """Return what T multiplies the scores by: 1 / d^(norm_c + T)."""
+    dimension, norm = temper
+    return jnp.exp(-math.log(dimension) * (norm + temperature))
+
+
+def _exponent_gradient(d_factor, factor, temperature, temper):
+    """Return the gradient of what T is the sigmoid of."""
+    slope = -math.log(temper[0]) * temperature * (1 - temperature)
+    return d_factor * factor * slope
 
 
 def _total(vectors):
@@ -187,6 +198,9 @@ class _Head:
         """Return where these rows are in an array (heads, B, rows)."""
         return (self.head * self.batch + self.image) * self.width + rows
 
+    def load_rows(self, ref, rows, exists):
+        return triton.load(ref.at[self.place_rows(rows)], mask=exists, other=0)[:, None]
+
     def load_bias(self, ref, rows, exists):
         return triton.load(ref.at[self.head * self.width + rows], mask=exists, other=0)[:, None]
 
@@ -244,10 +258,6 @@ def _product(parts_a, parts_b):
     return sum(_dot(a, 0, b, 0) for a, b in zip(parts_a, parts_b))
 
 
-def _load(ref, place, exists):
-    return triton.load(ref.at[place], mask=exists[:, None], other=0)
-
-
 def _exp2(x):
     """Return 2 to the power of x, 0 instead of subnormal numbers, in one instruction."""
     if interpreted():
@@ -260,6 +270,10 @@ def _exp2(x):
         result_shape_dtypes=[jax.ShapeDtypeStruct(x.shape, x.dtype)],
     )
     return y
+
+
+def _load(ref, place, exists):
+    return triton.load(ref.at[place], mask=exists[:, None], other=0)
 
 
 def _store(ref, place, part, exists):
@@ -287,12 +301,11 @@ def _whole_scores(head, bias):
 
 def _temper(scores, head, kernel, offset, temper):
     """Return the scores' mean, T, the factor of the scores that T makes, W, and the softmax."""
-    dimension, norm = temper
     mean = jnp.sum(scores, 1) / head.channels
     weights = triton.load(kernel.at[head.own[:, None] * head.channels + head.own[None]])
     exponent = jnp.sum(weights * mean[:, None], 0) + triton.load(offset.at[head.own])
     temperature = 1 / (1 + jnp.exp(-exponent))
-    factor = jnp.exp(-math.log(dimension) * (norm + temperature))
+    factor = _factor(temperature, temper)
     scaled = scores * factor[:, None]
     softmax = jnp.exp(scaled - jnp.max(scaled, 1)[:, None])
     softmax = softmax * (1 / jnp.sum(softmax, 1))[:, None]
@@ -333,8 +346,8 @@ def _backward(embedded, value, bias, kernel, offset, dy, *outputs, temper, **siz
     d_softmax, sums = _over_rows(head.length, through_values, carry)
     d_value_bias_part = jnp.sum(softmax * (jnp.sum(sums, 1) / ONES)[:, None], 0)
     d_scaled = softmax * (d_softmax - jnp.sum(softmax * d_softmax, 1)[:, None])
-    slope = -math.log(temper[0]) * temperature * (1 - temperature)
-    d_exponent = jnp.sum(d_scaled * scores, 1) * factor * slope
+    d_factor = jnp.sum(d_scaled * scores, 1)
+    d_exponent = _exponent_gradient(d_factor, factor, temperature, temper)
     vector = head.place_vector(head.own)
     triton.store(d_value_bias.at[vector], d_value_bias_part)
     triton.store(means.at[vector], mean)
@@ -458,10 +471,7 @@ def _backward_means(
     """
     head = _Head(d_queries, value, **sizes)
     parts = _rows(head.width)
-    mean_key = [
-        triton.load(mean_keys.at[head.place_rows(rows)], mask=exists, other=0)[:, None]
-        for rows, exists in parts
-    ]
+    mean_key = [head.load_rows(mean_keys, *part) for part in parts]
 
     def add(columns, carry):
         vector = head.place_vector(columns)
@@ -512,8 +522,7 @@ def _backward_keys(embedded, value, queries, dy, totals, inners, d_key, _, *outp
     d_bias = sum(jnp.sum(part, 1) for part in d_values)
     triton.store(d_value_bias.at[head.place_vector(head.own)], d_bias)
     for (rows, exists), part in zip(_rows(head.width), d_keys):
-        mean = triton.load(d_key.at[head.place_rows(rows)], mask=exists, other=0)
-        part = part.T / LOG2_E + mean[:, None]
+        part = part.T / LOG2_E + head.load_rows(d_key, rows, exists)
         _store(d_embedded, head.place_embedded(1, rows, head.own), part, exists)
     for (rows, exists), part in zip(_rows(head.length), d_values):
         _store(d_value, head.place_value(rows, head.own), part.T, exists)

@@ -7,6 +7,7 @@ from jax.experimental import pallas as pl
 
 
 def interpreted():
+    """Return whether the kernels are run by JAX's interpreter."""
     return jax.default_backend() == "cpu"
 
 

@@ -114,14 +114,13 @@ def test_attention_in_kernels_changes_nothing(kernels, controller, monkeypatch):
 
 
 def test_attention_kernels_where_they_serve(monkeypatch):
-    if backend.NAME != "jax":
-        pytest.skip("the kernels are JAX's")
-
     def chosen(length, channels, dimension=16, dtype="bfloat16"):
         value = SimpleNamespace(shape=(2, 1, length, channels), dtype=dtype)
         return fast.attention_kernels(value, dimension)
 
     assert chosen(49, 64) is None  # no GPU here
+    if backend.NAME != "jax":
+        pytest.skip("the kernels are JAX's")
     monkeypatch.setattr(backend, "kernel_capability", lambda: 9.0)
     assert chosen(392, 64) is fast.attend_whole
     assert chosen(112, 128) is chosen(49, 512) is fast.attend_blocks
