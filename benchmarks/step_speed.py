@@ -5,8 +5,9 @@
 Random images of 224 x 224 on the device, SGD. `bare` is the net's own compiled training step called
 in a loop, `fit` the same through Keras' `fit`. PyTorch: channels-last, autocast, `torch.compile`;
 left out where torchvision is missing. The share is of the rate of a large matrix product, measured
-first. Each figure is the median of the repeats, with their spread; the networks take turns only one
-after the other, so run on a machine with nothing else to do. About 5 minutes, 20 GB on the GPU.
+first. Each figure is the median of the repeats, with their spread. Networks of the same numerics
+take turns, so that a GPU that grows hot and slow does so for all of them; run on a machine with
+nothing else to do. About 5 minutes, 20 GB on the GPU.
 """
 
 import argparse
@@ -33,6 +34,7 @@ def main(argv=None):
     )
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--numerics", nargs="+", default=["fast", "reference"])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only-torch", action="store_true", help=argparse.SUPPRESS)
@@ -53,15 +55,17 @@ def main(argv=None):
     random = np.random.RandomState(0)
     x = random.uniform(0, 255, (options.batch, SIZE, SIZE, 3)).astype(np.float32)
     y = np.eye(CLASSES, dtype=np.float32)[random.randint(0, CLASSES, options.batch)]
-    for numerics in ("fast", "reference"):
+    for numerics in options.numerics:
+        runs = {}
         for name in ("ResNet34", "LHC_Net"):
             model = network(name, numerics)
-            for way, run in (("bare", bare_steps(model, x, y)), ("fit", fit_steps(model, x, y))):
-                label = f"{name} {numerics} {way}"
-                rates[label] = measure(run, options)
-                print_rate(label, rates[label], rates)
+            runs[f"{name} {numerics} bare"] = bare_steps(model, x, y)
+            runs[f"{name} {numerics} fit"] = fit_steps(model, x, y)
+        for label, values in measure(runs, options).items():
+            rates[label] = values
+            print_rate(label, values, rates)
     median = {name: np.median(values) for name, values in rates.items()}
-    for numerics in ("fast", "reference"):
+    for numerics in options.numerics:
         ratio = median[f"ResNet34 {numerics} bare"] / median[f"LHC_Net {numerics} bare"]
         print(f"LHC-Net's step / its backbone's, {numerics}: {ratio:.2f}")
         if "PyTorch compiled" in median:
@@ -124,14 +128,16 @@ def fit_steps(model, x, y):
     return run
 
 
-def measure(run, options):
-    """Return images/s of each repeat."""
-    run(8)
-    rates = []
+def measure(runs, options):
+    """Return {name: images/s of each repeat} of {name: run}."""
+    for run in runs.values():
+        run(8)
+    rates = {name: [] for name in runs}
     for _ in range(options.repeats):
-        start = time.perf_counter()
-        run(options.steps)
-        rates.append(options.batch * options.steps / (time.perf_counter() - start))
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run(options.steps)
+            rates[name].append(options.batch * options.steps / (time.perf_counter() - start))
     return rates
 
 
@@ -175,6 +181,7 @@ def torch_main(options):
     x = torch.rand(options.batch, 3, SIZE, SIZE, device="cuda") * 255
     x = x.to(memory_format=torch.channels_last)
     y = torch.randint(0, CLASSES, (options.batch,), device="cuda")
+    runs = {}
     for name, compiled in (("PyTorch eager", False), ("PyTorch compiled", True)):
         model = torchvision.models.resnet34(num_classes=CLASSES)
         model = model.cuda().to(memory_format=torch.channels_last)
@@ -190,7 +197,9 @@ def torch_main(options):
                 optimizer.step()
             torch.cuda.synchronize()
 
-        print(name, *measure(run, options), sep="\t", flush=True)
+        runs[name] = run
+    for name, values in measure(runs, options).items():
+        print(name, *values, sep="\t", flush=True)
     return 0
 
 

@@ -46,8 +46,9 @@ class LHC(keras.layers.Layer):
         numerics="reference",
         **kwargs,
     ):
-        # Sublayers cast on their own; what is read here has to stay float32 where that matters.
-        super().__init__(autocast=False, **kwargs)
+        # Sublayers follow the policy; what is read here has to stay float32 where that matters.
+        # Keras would round it if the policy held here too, except within a model that is called.
+        super().__init__(autocast=False, **{"dtype": "float32", **kwargs})
         sizes = dict(
             num_heads=num_heads,
             att_embed_dim=att_embed_dim,
@@ -119,6 +120,9 @@ class LHC(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return input_shape
 
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, self.query_pool.compute_dtype)
+
     def get_config(self):
         config = super().get_config()
         for name in (
@@ -134,7 +138,7 @@ class LHC(keras.layers.Layer):
         return config
 
     def call(self, x):
-        x = B.cast(x, self.compute_dtype)
+        x = B.cast(x, self.query_pool.compute_dtype)
         gain = None
         if self.controller is not None:
             gain = B.cast(1.0 + B.tanh(self.w), x.dtype)
@@ -195,7 +199,9 @@ class LHC(keras.layers.Layer):
             y = attend(temper, embedded, bias, value, value_bias, residual, *parts)
         else:
             y = fast.attend_stored(embedded, bias, value, residual, self._factor(embedded, bias))
-        return B.reshape(y, (-1,) + self.spatial)  # (B, heads, l, C) -> (B, H, W, C)
+        y = B.reshape(y, (-1,) + self.spatial)  # (B, heads, l, C) -> (B, H, W, C)
+        # The compiler fuses less of what follows if it sees that a kernel's output is flat.
+        return B.materialise(y) if attend else y
 
     def _embed(self, pools):
         """Return queries and keys, (heads, d, 2, B, C), and their bias, (heads, d), apart.

@@ -103,7 +103,7 @@ def _blocks_backward(temper, inputs, dy):
         {7: 0},
     )
     d_kernel = jnp.einsum("nbc,nbk->ck", means, d_exponent)
-    d_bias, d_value_bias, d_offset = d_bias.sum(1), _total(d_value_bias), _total(d_exponent)
+    d_bias, d_value_bias, d_offset = _total(d_bias, 1), _total(d_value_bias), _total(d_exponent)
     return d_embedded, d_bias, d_value, d_value_bias, dy, d_kernel, d_offset
 
 
@@ -122,12 +122,16 @@ def _exponent_gradient(d_factor, factor, temperature, temper):
     return d_factor * factor * slope
 
 
-def _total(vectors):
-    """(heads, B, C) -> (C,), in two steps: few columns would keep few of the GPU's units busy."""
-    heads, batch, channels = vectors.shape
-    together = math.gcd(heads * batch, max(1, 1024 // channels))
-    parts = vectors.reshape(-1, together * channels).sum(0)
-    return parts.reshape(together, channels).sum(0)
+def _total(vectors, kept=0):
+    """Sum over all axes but the last and the first `kept`.
+
+    In two steps: few columns would keep few of the GPU's units busy.
+    """
+    *kept, channels = *vectors.shape[:kept], vectors.shape[-1]
+    count = vectors.size // math.prod((*kept, channels))
+    together = math.gcd(count, max(1, 1024 // channels))
+    parts = vectors.reshape(*kept, -1, together * channels).sum(-2)
+    return parts.reshape(*kept, together, channels).sum(-2)
 
 
 def _like(array):
@@ -507,9 +511,8 @@ def _backward_keys(embedded, value, queries, dy, totals, inners, d_key, _, *outp
         vector = head.place_vector(columns)
         total, inner = (triton.load(ref.at[vector])[None] for ref in (totals, inners))
         scaled, parts = head.queries(queries, columns), head.values(dy, columns)
-        # Added, not subtracted, they are what the products start from, and take no registers.
-        softmax = _exp2(_product(keys, scaled) + (-total))
-        d_scaled = softmax * (_product(values, parts) + (-inner))
+        softmax = _exp2(_product(keys, scaled) - total)
+        d_scaled = softmax * (_product(values, parts) - inner)
         d_scaled, softmax = d_scaled.astype(value.dtype), softmax.astype(value.dtype)
         d_keys = [old + _dot(d_scaled, 1, part, 1) for old, part in zip(d_keys, scaled)]
         d_values = [old + _dot(softmax, 1, part, 1) for old, part in zip(d_values, parts)]

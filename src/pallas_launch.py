@@ -3,12 +3,21 @@
 import math
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import pallas as pl
+
+from . import backend
 
 
 def interpreted():
     """Return whether the kernels are run by JAX's interpreter."""
     return jax.default_backend() == "cpu"
+
+
+def packs(dtype):
+    """Return whether the kernels may compute with two numbers of this type in one instruction."""
+    # GPUs before Hopper do not compare bfloat16.
+    return dtype in (jnp.bfloat16, jnp.float16) and backend.kernel_capability() >= 9
 
 
 def run_flat(kernel, grid, maps, outputs, **options):

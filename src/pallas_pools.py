@@ -13,13 +13,13 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from .pallas_launch import run_flat
+from .pallas_launch import packs, run_flat
 
 TILE = 512  # columns times channels of a row that a program holds at once
 # Rows that it walks down, and how many numbers of each row a thread has: 8 in bfloat16 are the
-# widest it can read. With both pools it remembers more of each, and more threads wait less.
-ONE_POOL = {"strip": 7, "per_thread": 8}
-BOTH_POOLS = {"strip": 4, "per_thread": 4}
+# widest it can read. For both pools' gradients it remembers more of each, and reads more anew.
+POOLS = {"strip": 4, "per_thread": 8}
+BOTH_GRADIENTS = {"strip": 7, "per_thread": 4}
 
 
 @jax.custom_vjp
@@ -34,8 +34,8 @@ def pools(x):
 def _pools_forward(x):
     batch, height, width, channels = x.shape
     both = (height * width, 2, batch, channels)
-    outputs = [(both, x.dtype), (x.shape, jnp.uint8)]
-    pooled, winner = _launch(_forward, x.shape, [x], outputs, **BOTH_POOLS)
+    outputs = [(both, x.dtype), (x.shape, jnp.int8)]
+    pooled, winner = _launch(_forward, x.shape, [x], outputs, **POOLS)
     return (x, x, pooled), winner
 
 
@@ -43,7 +43,7 @@ def _pools_backward(winner, gradients):
     one, two, pooled = gradients
     maps = [pooled, one, two, winner]
     outputs = [(winner.shape, pooled.dtype)]
-    return tuple(_launch(_backward, winner.shape, maps, outputs, **BOTH_POOLS))
+    return tuple(_launch(_backward, winner.shape, maps, outputs, **BOTH_GRADIENTS))
 
 
 pools.defvjp(_pools_forward, _pools_backward)
@@ -52,12 +52,12 @@ pools.defvjp(_pools_forward, _pools_backward)
 @jax.custom_vjp
 def average_pool(x):
     """(B, H, W, C) -> the same shape."""
-    return _launch(_forward, x.shape, [x], [(x.shape, x.dtype)], **ONE_POOL)[0]
+    return _launch(_forward, x.shape, [x], [(x.shape, x.dtype)], **POOLS)[0]
 
 
 average_pool.defvjp(
     lambda x: (average_pool(x), None),
-    lambda _, dy: tuple(_launch(_backward, dy.shape, [dy], [(dy.shape, dy.dtype)], **ONE_POOL)),
+    lambda _, dy: tuple(_launch(_backward, dy.shape, [dy], [(dy.shape, dy.dtype)], **POOLS)),
 )
 
 
@@ -68,7 +68,8 @@ def _launch(kernel, shape, maps, outputs, strip, per_thread):
     columns = min(pl.next_power_of_2(width), TILE // block)
     return run_flat(
         functools.partial(kernel, shape=shape, tile=(columns, block), strip=strip),
-        grid=(pl.cdiv(width, columns) * (channels // block), pl.cdiv(height, strip), batch),
+        # Strips that share rows run at the same time: the second then finds them in the cache.
+        grid=(pl.cdiv(height, strip), pl.cdiv(width, columns) * (channels // block), batch),
         maps=maps,
         outputs=outputs,
         compiler_params=triton.CompilerParams(
@@ -86,9 +87,9 @@ def _strip(shape, tile, strip):
     batch, height, width, channels = shape
     columns, block = tile
     blocks = channels // block
-    image, first = pl.program_id(2), pl.program_id(1) * strip
-    column = jax.lax.broadcasted_iota(jnp.int32, tile, 0) + pl.program_id(0) // blocks * columns
-    channel = jax.lax.broadcasted_iota(jnp.int32, tile, 1) + pl.program_id(0) % blocks * block
+    first, part, image = pl.program_id(0) * strip, pl.program_id(1), pl.program_id(2)
+    column = jax.lax.broadcasted_iota(jnp.int32, tile, 0) + part // blocks * columns
+    channel = jax.lax.broadcasted_iota(jnp.int32, tile, 1) + part % blocks * block
 
     def place(row, shift=0, pool=None):
         c = column + shift
@@ -120,32 +121,27 @@ def _forward(x, pooled, *winners, shape, tile, strip):
     rows = []  # the last three: (sum, maximum, its column) of the window's pixels in that row
     for step in range(-1, strip + 1):
         row = first + step
-        total = jnp.zeros(tile, jnp.float32)
-        largest, winner = jnp.full(tile, -np.inf, jnp.float32), jnp.zeros(tile, jnp.int32)
-        for k in range(3):
-            offsets, exists = place(row, k - 1)
-            part = triton.load(x.at[offsets], mask=exists, other=0).astype(jnp.float32)
-            total = total + part
-            if winners:
-                part = jnp.where(exists, part, -np.inf)
-                winner = jnp.where(part > largest, k, winner)
-                largest = jnp.maximum(part, largest)
-        rows = rows[-2:] + [(total, largest, winner)]
+        places = [place(row, shift) for shift in (-1, 0, 1)]
+        parts = [triton.load(x.at[offsets], mask=exists, other=0) for offsets, exists in places]
+        total = sum(part.astype(jnp.float32) for part in parts)
+        if winners:
+            parts = [_outside_least(part, exists) for part, (_, exists) in zip(parts, places)]
+            zeros = jnp.zeros(tile, jnp.int8)
+            rows = rows[-2:] + [(total, _largest(parts), _first_largest(parts, [zeros] * 3, 1))]
+        else:
+            rows = rows[-2:] + [(total,)]
         if len(rows) < 3:
             continue
         row = row - 1
-        total = (rows[0][0] + rows[1][0] + rows[2][0]) * (share * _share(row, height))
+        totals, *rest = zip(*rows)
+        total = (totals[0] + totals[1] + totals[2]) * (share * _share(row, height))
         offsets, exists = place(row, pool=0 if winners else None)
         triton.store(pooled.at[offsets], total.astype(pooled.dtype), mask=exists)
         if winners:
-            _, largest, winner = rows[0]
-            for k in (1, 2):
-                winner = jnp.where(rows[k][1] > largest, rows[k][2] + 3 * k, winner)
-                largest = jnp.maximum(rows[k][1], largest)
             offsets, exists = place(row, pool=1)
-            triton.store(pooled.at[offsets], largest.astype(pooled.dtype), mask=exists)
+            triton.store(pooled.at[offsets], _largest(rest[0]), mask=exists)
             offsets, exists = place(row)
-            triton.store(winners[0].at[offsets], winner.astype(jnp.uint8), mask=exists)
+            triton.store(winners[0].at[offsets], _first_largest(*rest, 3), mask=exists)
 
 
 def _backward(pooled, *rest, shape, tile, strip):
@@ -153,28 +149,116 @@ def _backward(pooled, *rest, shape, tile, strip):
     *rest, dx = rest
     _, height, width, _ = shape
     first, column, place = _strip(shape, tile, strip)
-    rows = []  # the last three rows of windows: what each gives to the rows above, at and below it
+    rows = []  # the last three rows of windows: what each gives to all, and above, at and below it
     for step in range(-1, strip + 1):
         row = first + step
-        mean, parts = jnp.zeros(tile, jnp.float32), [jnp.zeros(tile, jnp.float32)] * 3
+        mean, parts, winners = jnp.zeros(tile, jnp.float32), [], []
         for shift in (-1, 0, 1):
             offsets, exists = place(row, shift, 0 if rest else None)
             part = triton.load(pooled.at[offsets], mask=exists, other=0).astype(jnp.float32)
             mean = mean + part * _share(column + shift, width)
             if rest:
                 offsets, exists = place(row, shift, 1)
-                part = triton.load(pooled.at[offsets], mask=exists, other=0).astype(jnp.float32)
+                parts.append(triton.load(pooled.at[offsets], mask=exists, other=0))
                 offsets, exists = place(row, shift)
-                winner = triton.load(rest[2].at[offsets], mask=exists, other=255).astype(jnp.int32)
-                for k in range(3):
-                    parts[k] = parts[k] + jnp.where(winner == 3 * k + 1 - shift, part, 0)
-        mean = mean * _share(row, height)
-        rows = rows[-2:] + [[mean + part for part in parts]]
+                winners.append(triton.load(rest[2].at[offsets], mask=exists, other=-1))
+        rows = rows[-2:] + [
+            (mean * _share(row, height), *(_chosen(parts, winners) if rest else []))
+        ]
         if len(rows) < 3:
             continue
-        # A pixel is in the last row of the windows above, the middle one of its own, and so on.
-        total = rows[0][2] + rows[1][1] + rows[2][0]
+        total = rows[0][0] + rows[1][0] + rows[2][0]
         offsets, exists = place(row - 1)
-        for straight in rest[:2]:
-            total = total + triton.load(straight.at[offsets], mask=exists, other=0)
+        if rest:
+            # A pixel is in the last row of the windows above, the middle one of its own, and so on.
+            parts = [rows[0][3], rows[1][2], rows[2][1]]
+            parts += [
+                triton.load(straight.at[offsets], mask=exists, other=0) for straight in rest[:2]
+            ]
+            total = sum((part.astype(jnp.float32) for part in parts), total)
         triton.store(dx.at[offsets], total.astype(dx.dtype), mask=exists)
+
+
+# Below, two 16-bit numbers, or four of 8 bits, are computed with in one instruction where the GPU
+# can: its units for comparisons and selections would take longer than the memory otherwise. What is
+# added up that way, the gradients from one row of windows, is rounded to 16 bits after each.
+
+
+def _outside_least(part, exists):
+    """Return `part`, zeros where it does not exist, with -inf there."""
+    if not packs(part.dtype):
+        return jnp.where(exists, part, -np.inf)
+    least = jnp.where(exists, 0.0, -np.inf).astype(part.dtype)
+    return _packed("or.b32 $0, $1, $2;", [part, least], part.dtype)
+
+
+def _largest(parts):
+    """Return the elementwise maximum of three maps."""
+    a, b, c = parts
+    if not packs(a.dtype):
+        return jnp.maximum(jnp.maximum(a, b), c)
+    asm = "max.NaN.T $0, $1, $2; max.NaN.T $0, $0, $3;"
+    return _packed(asm, parts, a.dtype)
+
+
+def _first_largest(parts, numbers, step):
+    """Return numbers[k] + step * k of the first of three maps that is the largest there, int8."""
+    if not packs(parts[0].dtype):
+        largest, winner = parts[0], numbers[0]
+        for k in (1, 2):
+            winner = jnp.where(parts[k] > largest, numbers[k] + np.int8(step * k), winner)
+            largest = jnp.maximum(parts[k], largest)
+        return winner
+    # In: $1 to $6, two registers for each part, and $7 to $9, the numbers. 0xCA: a ? b : c.
+    asm = f"""{{ .reg .b32 m<2>, g<2>, w<2>;
+    add.u32 w0, $8, {step * 0x01010101}; add.u32 w1, $9, {step * 0x02020202};
+    set.gt.u32.T g0, $3, $1; set.gt.u32.T g1, $4, $2; prmt.b32 g0, g0, g1, 0x6420;
+    lop3.b32 w0, g0, w0, $7, 0xCA;
+    max.NaN.T m0, $1, $3; max.NaN.T m1, $2, $4;
+    set.gt.u32.T g0, $5, m0; set.gt.u32.T g1, $6, m1; prmt.b32 g0, g0, g1, 0x6420;
+    lop3.b32 $0, g0, w1, w0, 0xCA; }}"""
+    return _packed(asm, [*parts, *numbers], jnp.int8, parts[0].dtype)
+
+
+def _chosen(parts, winners):
+    """Return what the windows of a row give to the rows above, at and below it.
+
+    parts: max-pool gradients of the windows to the left, here and to the right. winners: theirs.
+    """
+    dtype = parts[0].dtype
+    if not packs(dtype):
+        return [
+            sum(
+                jnp.where(winner == 3 * k + 2 - i, part.astype(jnp.float32), 0)
+                for i, (part, winner) in enumerate(zip(parts, winners))
+            )
+            for k in range(3)
+        ]
+    # A byte becomes the lower one of a number whose upper one has the exponent of whole numbers.
+    high = 0x43 if dtype == jnp.bfloat16 else 0x64
+    asm = f"prmt.b32 $0, $2, {high}, 0x4140; prmt.b32 $1, $2, {high}, 0x4342;"
+    winners = [_packed(asm, [winner], dtype) for winner in winners]
+    sums = []
+    for k in range(3):
+        wanted = [(high << 8 | 3 * k + 2 - i) * 0x00010001 for i in range(3)]
+        asm = f"""{{ .reg .b32 m, c;
+        mov.b32 c, {wanted[0]}; set.eq.T.T m, $4, c; mul.rn.T $0, m, $1;
+        mov.b32 c, {wanted[1]}; set.eq.T.T m, $5, c; fma.rn.T $0, m, $2, $0;
+        mov.b32 c, {wanted[2]}; set.eq.T.T m, $6, c; fma.rn.T $0, m, $3, $0; }}"""
+        sums.append(_packed(asm, [*parts, *winners], dtype))
+    return sums
+
+
+def _packed(asm, args, dtype, computed=None):
+    """Run `asm` for the fewest numbers that fill a register; T stands for its type."""
+    dtypes = [np.dtype(dtype), *(np.dtype(arg.dtype) for arg in args)]
+    pack = 4 // min(dtype.itemsize for dtype in dtypes)
+    registers = [pack * dtype.itemsize // 4 for dtype in dtypes]
+    (y,) = triton.elementwise_inline_asm(
+        asm.replace("T", "bf16x2" if (computed or dtype) == jnp.bfloat16 else "f16x2"),
+        args=args,
+        constraints=",".join(["=&r"] * registers[0] + ["r"] * sum(registers[1:])),
+        pack=pack,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(args[0].shape, dtype)],
+    )
+    return y

@@ -113,6 +113,43 @@ def test_attention_in_kernels_changes_nothing(kernels, controller, monkeypatch):
     compare(*layers, x)
 
 
+def test_small_weights_stay_float32_under_mixed_precision(monkeypatch):
+    """Within a model and without, called or as JAX's training calls it."""
+    if backend.GENERATION == 2:
+        pytest.skip("TensorFlow 2.4 is used in float32")
+    seen = []
+
+    def attend(temper, embedded, bias, value, value_bias, residual, kernel, offset):
+        seen.append([np.asarray(backend.to_numpy(part)) for part in (bias, kernel, offset)])
+        assert keras.backend.standardize_dtype(value.dtype) == "bfloat16"
+        return residual
+
+    monkeypatch.setattr(fast, "attention_kernels", lambda *_: attend)
+    backend.set_precision("bfloat16")
+    try:
+        layer = module("fast")
+    finally:
+        backend.set_precision("float32")
+    random = np.random.RandomState(0)
+    layer.set_weights([random.normal(size=w.shape) for w in layer.get_weights()])
+    inputs = keras.layers.Input(SHAPE)
+    model = keras.Model(inputs, layer(inputs))
+    x = np.ones((2,) + SHAPE, np.float32)
+    outputs = [layer(x), model(x)]
+    if backend.NAME == "jax":
+        variables = model.trainable_variables, model.non_trainable_variables
+        outputs.append(model.stateless_call(*([v.value for v in part] for part in variables), x)[0])
+    wanted = [np.stack([backend.to_numpy(dense.bias.value) for dense in layer.query_key])]
+    wanted += [backend.to_numpy(part.value) for part in layer.temperature.trainable_variables]
+    assert len(seen) >= len(outputs)
+    for found in seen[-len(outputs) :]:
+        found[0] = found[0][:, : layer.att_embed_dim]
+        for part, expected in zip(found, wanted):
+            np.testing.assert_array_equal(part, expected)
+    for output in (*outputs, model.output):
+        assert keras.backend.standardize_dtype(output.dtype) == "bfloat16"
+
+
 def test_attention_kernels_where_they_serve(monkeypatch):
     def chosen(length, channels, dimension=16, dtype="bfloat16"):
         value = SimpleNamespace(shape=(2, 1, length, channels), dtype=dtype)

@@ -7,7 +7,7 @@ pytest.importorskip("jax")
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
-from src import pallas_pools  # noqa: E402
+from src import backend, pallas_launch, pallas_pools  # noqa: E402
 
 
 def both(average, largest):
@@ -56,3 +56,40 @@ def test_kernels_agree(shape):
     np.testing.assert_allclose(found, average, atol=1e-6)
     (dx,) = backward(jnp.asarray(straight[0]))
     np.testing.assert_allclose(dx, gradient(straight[0], 0 * straight[0]), atol=1e-5)
+
+
+HALVES = [("bfloat16", 2**-8), ("float16", 2**-11)]  # types, and how much one rounding changes
+
+
+def run_both(dtype, shape=(3, 9, 5, 48)):
+    """Outputs and gradient of both pools, from numbers that `dtype` has exactly."""
+    random = np.random.RandomState(0)
+    x = random.randint(-9, 10, size=shape) / 4
+    both_shape = (shape[1] * shape[2], 2, shape[0], shape[3])
+    gradients = [random.normal(size=size).astype("float16") for size in (shape, shape, both_shape)]
+    x, *gradients = (jnp.asarray(part, "bfloat16").astype(dtype) for part in (x, *gradients))
+    outputs, backward = jax.jit(lambda x: jax.vjp(pallas_pools.pools, x))(x)
+    return outputs[2].astype("float32"), backward(tuple(gradients))[0].astype("float32")
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
+@pytest.mark.parametrize("dtype, rounding", HALVES)
+def test_two_numbers_at_once(dtype, rounding):
+    wanted, found = run_both("float32"), run_both(dtype)
+    np.testing.assert_array_equal(found[0][:, 1], wanted[0][:, 1])
+    np.testing.assert_allclose(found[0][:, 0], wanted[0][:, 0], rtol=rounding)
+    np.testing.assert_allclose(found[1], wanted[1], rtol=rounding, atol=6 * rounding)
+
+
+@pytest.mark.parametrize("dtype, _", HALVES)
+def test_kernels_lower_for_gpus(dtype, _, monkeypatch):
+    """Also those that no CPU can run: two numbers in one instruction."""
+    monkeypatch.setattr(pallas_launch, "interpreted", lambda: False)
+    instruction = {"bfloat16": "max.NaN.bf16x2", "float16": "max.NaN.f16x2"}[dtype]
+    for capability, packs in ((8.0, False), (9.0, True)):
+        monkeypatch.setattr(backend, "kernel_capability", lambda found=capability: found)
+        for pool in (pallas_pools.pools, pallas_pools.average_pool):
+            both_ways = lambda x, pool=pool: jax.vjp(pool, x)[1](pool(x))  # noqa: E731
+            traced = jax.jit(both_ways).trace(jax.ShapeDtypeStruct((2, 8, 8, 64), dtype))
+            text = traced.lower(lowering_platforms=("cuda",)).as_text()
+            assert (instruction in text) == (packs and pool is pallas_pools.pools)
