@@ -13,12 +13,13 @@ FILTERS = (64, 128, 256, 512)
 
 
 CONV = {"use_bias": False, "kernel_initializer": "he_uniform"}
+NORM = {"epsilon": 2e-5, "momentum": 0.99}
 
 
 class Reference:
     """The parts of the net as the original builds them."""
 
-    norm = image_norm = layers.BatchNormalization
+    image_norm = layers.BatchNormalization
 
     @staticmethod
     def conv(x, filters, size, strides, name):
@@ -30,6 +31,12 @@ class Reference:
     image_conv = conv
 
     @staticmethod
+    def norm_relu(x, norm_name, relu_name):
+        """Batch normalisation and ReLU, any shape."""
+        x = layers.BatchNormalization(name=norm_name, **NORM)(x)
+        return layers.Activation("relu", name=relu_name)(x)
+
+    @staticmethod
     def pool(x, name):
         """Halve H and W by the maxima of 3 x 3 pixels, those beyond the border being 0."""
         x = layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
@@ -39,7 +46,7 @@ class Reference:
 class Fast(Reference):
     """The same mathematics, names and variables with less memory traffic."""
 
-    norm, image_norm = fast.BatchNorm, fast.ImageNorm
+    image_norm = fast.ImageNorm
 
     @staticmethod
     def conv(x, filters, size, strides, name):
@@ -52,18 +59,16 @@ class Fast(Reference):
         return fast.ImageConv(filters, size, strides=strides, name=name, **CONV)(*maps)
 
     @staticmethod
+    def norm_relu(x, norm_name, relu_name):
+        x = fast.BatchNormReLU(name=norm_name, **NORM)(x)
+        return layers.Activation("linear", name=relu_name)(x)
+
+    @staticmethod
     def pool(x, name):
         return fast.MaxPooling(3, strides=2, name=name)(x)
 
 
 PARTS = {"reference": Reference, "fast": Fast}
-NORM = {"epsilon": 2e-5, "momentum": 0.99}
-
-
-def norm_relu(parts, x, norm_name, relu_name):
-    """Batch normalisation and ReLU, any shape."""
-    x = parts.norm(name=norm_name, **NORM)(x)
-    return layers.Activation("relu", name=relu_name)(x)
 
 
 def stem(parts, x):
@@ -71,7 +76,7 @@ def stem(parts, x):
     # float32 whatever the policy: bfloat16 would round the grey levels above 256 steps away.
     x = parts.image_norm(name="bn_data", scale=False, dtype="float32", **NORM)(x)
     x = parts.image_conv(x, 64, 7, 2, "conv0")
-    x = norm_relu(parts, x, "bn0", "relu0")
+    x = parts.norm_relu(x, "bn0", "relu0")
     return parts.pool(x, "pooling0")
 
 
@@ -84,12 +89,12 @@ def unit(parts, x, stage, number, shortcut_first):
     name = f"stage{stage}_unit{number}"
     filters = FILTERS[stage - 1]
     strides = 2 if number == 1 and stage > 1 else 1
-    y = norm_relu(parts, x, f"{name}_bn1", f"{name}_relu1")
+    y = parts.norm_relu(x, f"{name}_bn1", f"{name}_relu1")
     activated, shortcut = y, x
     if number == 1 and shortcut_first:
         shortcut = parts.conv(activated, filters, 1, strides, f"{name}_sc")
     y = parts.conv(y, filters, 3, strides, f"{name}_conv1")
-    y = norm_relu(parts, y, f"{name}_bn2", f"{name}_relu2")
+    y = parts.norm_relu(y, f"{name}_bn2", f"{name}_relu2")
     y = parts.conv(y, filters, 3, 1, f"{name}_conv2")
     if number == 1 and not shortcut_first:
         shortcut = parts.conv(activated, filters, 1, strides, f"{name}_sc")
@@ -111,4 +116,4 @@ def features(x, after_stage=None, numerics="reference"):
             x = unit(parts, x, stage, number, shortcut_first=after_stage is None)
         if after_stage:
             x = after_stage(x, stage)
-    return norm_relu(parts, x, "bn1", "relu1")
+    return parts.norm_relu(x, "bn1", "relu1")

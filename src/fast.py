@@ -183,10 +183,9 @@ class BatchNorm(keras.layers.BatchNormalization):
     """
 
     def call(self, x, training=None):
-        a, mean = self._scale_and_mean(x, training)
-        return B.cast(B.cast(x, "float32") * a + (self.beta - mean * a), self.compute_dtype)
+        return _affine(x, *self._scale_and_shift(x, training), self.compute_dtype)
 
-    def _scale_and_mean(self, x, training):
+    def _scale_and_shift(self, x, training):
         if training and self.trainable:
             axes = tuple(range(len(x.shape) - 1))
             x = B.cast(x, "float32")
@@ -200,7 +199,43 @@ class BatchNorm(keras.layers.BatchNormalization):
         else:
             mean, variance = self.moving_mean, self.moving_variance
         a = B.rsqrt(variance + self.epsilon)
-        return (a * self.gamma if self.scale else a), mean
+        a = a * self.gamma if self.scale else a
+        return a, self.beta - mean * a
+
+
+class BatchNormReLU(BatchNorm):
+    """BatchNorm and ReLU after it, whose gradients are two readings of (x, dy) and nothing else."""
+
+    def call(self, x, training=None):
+        return affine_relu(x, *self._scale_and_shift(x, training), self.compute_dtype)
+
+
+def affine_relu(x, a, b, dtype):
+    """(..., C) -> relu(a x + b), the same shape, of type `dtype`. a, b: (C,), float32."""
+
+    @B.custom_gradient
+    def run(x, a, b):
+        def gradient(dy):
+            dy = B.materialise(dy)
+            d = _where_positive(x, a, b, dy)
+            axes = tuple(range(len(x.shape) - 1))
+            da, db = B.sum(d * B.cast(x, "float32"), axis=axes), B.sum(d, axis=axes)
+            # Where dy goes through is asked a second time: a compiler that sees that it is the
+            # same would write it to memory between the sums and dx.
+            d = _where_positive(B.materialise(x), a, b, B.materialise(dy))
+            return B.cast(d * a, x.dtype), da, db
+
+        return B.maximum(_affine(x, a, b, dtype), 0), gradient
+
+    return run(x, a, b)
+
+
+def _where_positive(x, a, b, dy):
+    return B.where(_affine(x, a, b, dy.dtype) > 0, B.cast(dy, "float32"), 0.0)
+
+
+def _affine(x, a, b, dtype):
+    return B.cast(B.cast(x, "float32") * a + b, dtype)
 
 
 class ImageNorm(BatchNorm):

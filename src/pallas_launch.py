@@ -14,10 +14,11 @@ def interpreted():
     return jax.default_backend() == "cpu"
 
 
-def packs(dtype):
-    """Return whether the kernels may compute with two numbers of this type in one instruction."""
-    # GPUs before Hopper do not compare bfloat16.
-    return dtype in (jnp.bfloat16, jnp.float16) and backend.kernel_capability() >= 9
+def packs(part):
+    """Return whether a kernel may compute with two of these numbers in one instruction."""
+    # GPUs before Hopper do not compare bfloat16. Each thread needs four numbers.
+    halves = part.dtype in (jnp.bfloat16, jnp.float16) and part.size >= 4 * 32
+    return halves and backend.kernel_capability() >= 9
 
 
 def run_flat(kernel, grid, maps, outputs, **options):

@@ -186,7 +186,7 @@ def _backward(pooled, *rest, shape, tile, strip):
 
 def _outside_least(part, exists):
     """Return `part`, zeros where it does not exist, with -inf there."""
-    if not packs(part.dtype):
+    if not packs(part):
         return jnp.where(exists, part, -np.inf)
     least = jnp.where(exists, 0.0, -np.inf).astype(part.dtype)
     return _packed("or.b32 $0, $1, $2;", [part, least], part.dtype)
@@ -195,7 +195,7 @@ def _outside_least(part, exists):
 def _largest(parts):
     """Return the elementwise maximum of three maps."""
     a, b, c = parts
-    if not packs(a.dtype):
+    if not packs(a):
         return jnp.maximum(jnp.maximum(a, b), c)
     asm = "max.NaN.T $0, $1, $2; max.NaN.T $0, $0, $3;"
     return _packed(asm, parts, a.dtype)
@@ -203,7 +203,7 @@ def _largest(parts):
 
 def _first_largest(parts, numbers, step):
     """Return numbers[k] + step * k of the first of three maps that is the largest there, int8."""
-    if not packs(parts[0].dtype):
+    if not packs(parts[0]):
         largest, winner = parts[0], numbers[0]
         for k in (1, 2):
             winner = jnp.where(parts[k] > largest, numbers[k] + np.int8(step * k), winner)
@@ -226,7 +226,7 @@ def _chosen(parts, winners):
     parts: max-pool gradients of the windows to the left, here and to the right. winners: theirs.
     """
     dtype = parts[0].dtype
-    if not packs(dtype):
+    if not packs(parts[0]):
         return [
             sum(
                 jnp.where(winner == 3 * k + 2 - i, part.astype(jnp.float32), 0)
