@@ -25,6 +25,7 @@ from src import backend, networks, settings  # noqa: E402
 
 SIZE = 224
 CLASSES = 7
+NUMERICS = ("fast", "reference")
 GFLOP = {"ResNet34": 3 * 7.33, "LHC_Net": 3 * 7.33 * 1.23}  # an image, forward and backward
 
 
@@ -34,7 +35,7 @@ def main(argv=None):
     )
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--precision", default="bfloat16")
-    parser.add_argument("--numerics", nargs="+", default=["fast", "reference"])
+    parser.add_argument("--numerics", nargs="+", choices=NUMERICS, default=NUMERICS)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only-torch", action="store_true", help=argparse.SUPPRESS)
