@@ -51,7 +51,7 @@ def main(argv=None):
     )
     loop = [
         row["images_per_second"]
-        for row in training.run_stage(model, stage, feed, validation, values, options.network)
+        for row in training.run_stage(model, stage, feed, values.runtime, options.network)
     ][1:]  # the first epoch compiles
 
     placements = device_input.draw_placements(random, options.batch, values.size, augmentation)

@@ -27,7 +27,8 @@ def measure(settings):
     validation = training.load_validation(settings)
     for stage in recipe["stages"]:
         batches = training.training_batches(training.load_training(settings), stage)
-        for _ in training.run_stage(network, stage, batches, validation, settings, "check_rep"):
+        feed = training.HostFeed(network, batches, validation, settings)
+        for _ in training.run_stage(network, stage, feed, settings.runtime, "check_rep"):
             pass
     images, one_hot = validation
     batches = evaluation.image_batches(images, settings)

@@ -71,30 +71,26 @@ def train(model, settings, name, recipe=None):
             seeds = (stage["seeds"] or recipe.get("seeds") or {}).values()
             draws = np.random.default_rng([*seeds, stage["generator_seed"] or 0, number])
             augmentation = {key: stage[key] for key in AUGMENTATION}
-            batches = device_input.DeviceFeed(
+            feed = device_input.DeviceFeed(
                 model, stage["batch_size"], augmentation, images, validation, settings.size, draws
             )
         else:
-            batches = training_batches(images, stage)
+            feed = HostFeed(model, training_batches(images, stage), validation, settings)
         label = f"{name} stage {number}/{len(stages)}"
-        for row in run_stage(model, stage, batches, validation, settings, label, keep_weights):
+        for row in run_stage(model, stage, feed, settings.runtime, label, keep_weights):
             keep_row(dict(row, stage=number))
     print(f"Best weights and history: {folder}", flush=True)
     return rows
 
 
-def run_stage(model, stage, batches, validation, settings, label, keep_weights=lambda: None):
+def run_stage(model, stage, feed, speed, label, keep_weights=lambda: None):
     """Train one stage; yield a history row (without "stage") after each epoch.
 
-    `batches` are an ImageFolderBatches or a DeviceFeed.
+    feed: a HostFeed or a DeviceFeed. speed: the settings' `runtime`.
 
     Early stopping as in TensorFlow 2.4.1: a tie is no improvement, and the best weights are put
     back only when the patience runs out, not when the epoch limit ends the stage.
     """
-    speed = settings.runtime
-    feed = batches
-    if not isinstance(feed, device_input.DeviceFeed):
-        feed = HostFeed(model, batches, validation, settings)
     feed.compile(
         stage["optimizer"], stage["learning_rate"], speed["steps_per_execution"], speed["xla"]
     )

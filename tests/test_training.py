@@ -122,9 +122,9 @@ def scripted(monkeypatch, loaded):
             lambda *args: {"loss": val_loss, "categorical_accuracy": next(accuracies)},
         )
         validation = training.load_validation(loaded)
-        described = stage(**changes)
+        feed = training.HostFeed(model, batches, validation, loaded)
         for row in training.run_stage(
-            model, described, batches, validation, loaded, "x", lambda: kept.append(model.epochs)
+            model, stage(**changes), feed, loaded.runtime, "x", lambda: kept.append(model.epochs)
         ):
             rows.append(row["epoch"])
         return model, batches, rows, kept
