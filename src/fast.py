@@ -220,9 +220,10 @@ def affine_relu(x, a, b, dtype):
             d = _where_positive(x, a, b, dy)
             axes = tuple(range(len(x.shape) - 1))
             da, db = B.sum(d * B.cast(x, "float32"), axis=axes), B.sum(d, axis=axes)
-            # Where dy goes through is asked a second time: a compiler that sees that it is the
-            # same would write it to memory between the sums and dx.
-            d = _where_positive(B.materialise(x), a, b, B.materialise(dy))
+            if B.NAME == "jax":
+                # Where dy goes through is asked a second time: a compiler that sees that it is
+                # the same would write it to memory between the sums and dx.
+                d = _where_positive(B.materialise(x), a, b, B.materialise(dy))
             return B.cast(d * a, x.dtype), da, db
 
         return B.maximum(_affine(x, a, b, dtype), 0), gradient

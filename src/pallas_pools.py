@@ -139,7 +139,7 @@ def _forward(x, pooled, *winners, shape, tile, strip):
         triton.store(pooled.at[offsets], total.astype(pooled.dtype), mask=exists)
         if winners:
             offsets, exists = place(row, pool=1)
-            triton.store(pooled.at[offsets], _largest(rest[0]), mask=exists)
+            triton.store(pooled.at[offsets], _largest(rest[0]).astype(pooled.dtype), mask=exists)
             offsets, exists = place(row)
             triton.store(winners[0].at[offsets], _first_largest(*rest, 3), mask=exists)
 
@@ -185,9 +185,9 @@ def _backward(pooled, *rest, shape, tile, strip):
 
 
 def _outside_least(part, exists):
-    """Return `part`, zeros where it does not exist, with -inf there."""
+    """Return `part`, zeros where it does not exist, with -inf there; in float32 if not packed."""
     if not packs(part):
-        return jnp.where(exists, part, -np.inf)
+        return jnp.where(exists, part.astype(jnp.float32), -np.inf)
     least = jnp.where(exists, 0.0, -np.inf).astype(part.dtype)
     return _packed("or.b32 $0, $1, $2;", [part, least], part.dtype)
 
@@ -250,7 +250,10 @@ def _chosen(parts, winners):
 
 
 def _packed(asm, args, dtype, computed=None):
-    """Run `asm` for the fewest numbers that fill a register; T stands for its type."""
+    """Run `asm` for the fewest numbers that fill a register; T stands for its type.
+
+    JAX takes one result of it: what needs two is two functions, each with the comparisons.
+    """
     dtypes = [np.dtype(dtype), *(np.dtype(arg.dtype) for arg in args)]
     pack = 4 // min(dtype.itemsize for dtype in dtypes)
     registers = [pack * dtype.itemsize // 4 for dtype in dtypes]
