@@ -60,8 +60,8 @@ def attention_kernels(value, dimension):
 def attend_stored(embedded, bias, value, residual, factor):
     """Return residual + softmax(q k^T * factor) v.
 
-    embedded, bias, value, residual: as for pallas_attention.attend_whole. factor: of each query's
-    scores, (heads, B, C), float32.
+    embedded, value, residual: as for pallas_attention.attend_whole. bias: (heads, rows), float32.
+    factor: of each query's scores, (heads, B, C), float32.
     """
     embedded = B.cast(embedded, "float32") + bias[:, :, None, None, None]
     query = B.cast(embedded[:, :, 0] * factor[:, None], value.dtype)
@@ -161,6 +161,31 @@ def _existing(length, size):
     before, after = same(size)
     i = np.arange(length)
     return np.minimum(i + after, length - 1) - np.maximum(i - before, 0) + 1
+
+
+class HeadsDense(keras.layers.Layer):
+    """The variables of one Dense a head: kernel (heads, l, units) and bias (heads, units).
+
+    An optimizer updates two variables, not two a head. Fresh ones are those of the Denses.
+    """
+
+    def __init__(self, heads, units, **kwargs):
+        super().__init__(**kwargs)
+        self.heads = heads
+        self.units = units
+        self.initializers = [keras.initializers.GlorotUniform() for _ in range(heads)]
+
+    def build(self, input_shape):
+        def draw(shape, dtype=None):
+            return B.stack([initializer(shape[1:], dtype) for initializer in self.initializers])
+
+        self.kernel = self.add_weight(
+            name="kernel", shape=(self.heads, input_shape[-1], self.units), initializer=draw
+        )
+        self.bias = self.add_weight(
+            name="bias", shape=(self.heads, self.units), initializer="zeros"
+        )
+        super().build(input_shape)
 
 
 class MaxPooling(keras.layers.Layer):

@@ -27,7 +27,8 @@ class LHC(keras.layers.Layer):
         norm_c: g, the constant part of the temperature's exponent.
         controller: None, or the initial value of the trainable scalar w (LHC-NetC).
         numerics: "reference" keeps the original's order of operations (one Dense a head, bits
-            equal on the paper's stack); "fast" computes the same with batched matrix products.
+            equal on the paper's stack); "fast" computes the same with batched matrix products, and
+            has the variables of all heads in one.
 
     Shapes: (B, H, W, C) -> (B, H, W, C), H, W and C fixed.
 
@@ -73,9 +74,11 @@ class LHC(keras.layers.Layer):
         self.norm_c = norm_c
         self.controller = controller
         self.numerics = numerics
-        self.query_key = [
-            keras.layers.Dense(att_embed_dim, name=f"query_key_{head}") for head in range(num_heads)
-        ]
+        if numerics == "fast":
+            self.query_key = [fast.HeadsDense(num_heads, att_embed_dim, name="query_key")]
+        else:
+            names = (f"query_key_{head}" for head in range(num_heads))
+            self.query_key = [keras.layers.Dense(att_embed_dim, name=name) for name in names]
         # TensorFlow 2.4 adds up the gradients at x in the alphabetical order of what they come
         # from: with these names the residual (an "add"), query, value and key, as in the original.
         same = dict(strides=1, padding="same")
@@ -112,10 +115,27 @@ class LHC(keras.layers.Layer):
 
     @property
     def parts(self):
-        """Return {name: sublayer} of the sublayers that have variables, in order of creation."""
-        parts = {dense.name: dense for dense in self.query_key}
-        parts.update(value=self.value, temperature=self.temperature)
-        return parts
+        """Return the sublayers that have variables, in order of creation."""
+        return [*self.query_key, self.value, self.temperature]
+
+    def named_variables(self):
+        """Return {name: (variable, index)}: of that name is variable[index], and `...` is all.
+
+        The names are the same whether the heads' variables are stacked or not.
+        """
+        stacked, parts = self.numerics == "fast", {}
+        for head in range(self.num_heads):
+            dense = self.query_key[0 if stacked else head]
+            parts[f"query_key_{head}"] = dense, (head if stacked else ...)
+        parts.update(value=(self.value, ...), temperature=(self.temperature, ...))
+        named = {
+            f"{name}/{leaf}": (getattr(part, leaf), index)
+            for name, (part, index) in parts.items()
+            for leaf in ("kernel", "bias")
+        }
+        if self.controller is not None:
+            named["w"] = self.w, ...
+        return named
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -178,7 +198,7 @@ class LHC(keras.layers.Layer):
 
         Two shortcuts: the mean of S over the keys is q times the mean key, and dividing q by the
         temperature divides S. Temperature and softmax are computed in float32. Where there are
-        kernels, the scores are never stored.
+        kernels, the scores are not stored.
         """
         residual, x, pools = fast.query_key_pools(x, self.pool_size)
         residual = self._heads(residual)
@@ -204,13 +224,13 @@ class LHC(keras.layers.Layer):
         return B.materialise(y) if attend else y
 
     def _embed(self, pools):
-        """Return queries and keys, (heads, d, 2, B, C), and their bias, (heads, d), apart.
+        """Return queries and keys, (heads, rows, 2, B, C), and their bias, (heads, rows), apart.
 
-        pools: (H * W, 2, B, C). d is padded with zeros to a multiple of 8, as matrix units want.
+        pools: (H * W, 2, B, C). rows: d and zeros, up to a multiple of 8, as matrix units want.
         """
         extra = [0, -self.att_embed_dim % 8]
-        bias = B.stack([B.cast(dense.bias, "float32") for dense in self.query_key])
-        kernel = B.stack([B.cast(dense.kernel, pools.dtype) for dense in self.query_key])
+        (dense,) = self.query_key
+        bias, kernel = B.cast(dense.bias, "float32"), B.cast(dense.kernel, pools.dtype)
         kernel = B.transpose(B.pad(kernel, [[0, 0], [0, 0], extra]), (0, 2, 1))
         heads, width, length = kernel.shape
         # One product per head for all images: (H * W, 2, B, C) -> (heads, l, 2 * B * C)

@@ -68,7 +68,7 @@ def freeze_all_but_controllers(network):
     """Leave only the scalars of LHC-NetC trainable; BatchNorm then runs in inference mode."""
     for layer in network.layers:
         if isinstance(layer, LHC):
-            for part in layer.parts.values():
+            for part in layer.parts:
                 part.trainable = False
         else:
             layer.trainable = False

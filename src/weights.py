@@ -23,22 +23,25 @@ FILE = "weights.h5"
 
 
 def named_variables(model):
-    """Return {"layer/variable": variable} in the order in which the layers stand in the model."""
+    """Return {"layer/variable": (variable, index)} in the order of the layers in the model.
+
+    Of that name is variable[index], where `...` is all of it: LHC may keep the variables of its
+    heads in one.
+    """
     named = {}
     for layer in model.layers:
-        parts = layer.parts if isinstance(layer, LHC) else {"": layer}
-        for prefix, part in parts.items():
-            for variable in part.weights:
-                leaf = variable.name.split("/")[-1].split(":")[0]
-                named["/".join(filter(None, (layer.name, prefix, leaf)))] = variable
-        if isinstance(layer, LHC) and layer.controller is not None:
-            named[f"{layer.name}/w"] = layer.w
+        if isinstance(layer, LHC):
+            parts = layer.named_variables()
+        else:
+            leaves = (variable.name.split("/")[-1].split(":")[0] for variable in layer.weights)
+            parts = {leaf: (variable, ...) for leaf, variable in zip(leaves, layer.weights)}
+        named.update({f"{layer.name}/{name}": part for name, part in parts.items()})
     return named
 
 
 def to_arrays(model):
     """Return {"layer/variable": float32 array}."""
-    return {name: backend.to_numpy(variable) for name, variable in named_variables(model).items()}
+    return take(named_variables(model))
 
 
 def assign(model, arrays, source, ignore=()):
@@ -49,8 +52,8 @@ def assign(model, arrays, source, ignore=()):
     """
     variables = named_variables(model)
     wanted = {
-        name: variable
-        for name, variable in variables.items()
+        name: place
+        for name, place in variables.items()
         if name in arrays or not (name in ignore or name.split("/")[0] in ignore)
     }
     for problem, names in (
@@ -63,14 +66,31 @@ def assign(model, arrays, source, ignore=()):
                 f"{source} {problem} variable {names[0]}{more}; the network {model.name} has "
                 f"{len(variables)} variables: use the file made for this network"
             )
-    for name, variable in wanted.items():
-        if tuple(variable.shape) != arrays[name].shape:
+    for name, (variable, index) in wanted.items():
+        shape = tuple(variable.shape)[0 if index is ... else 1 :]
+        if shape != arrays[name].shape:
             raise UserError(
                 f"{source}: variable {name} has shape {arrays[name].shape}, the network "
-                f"{model.name} expects {tuple(variable.shape)}: check target_size and LHC_Settings"
+                f"{model.name} expects {shape}: check target_size and LHC_Settings"
             )
-    for name, variable in wanted.items():
-        variable.assign(arrays[name])
+    put(wanted, arrays)
+
+
+def take(variables):
+    """Return {name: array} of {name: (variable, index)}."""
+    # Copies: training may reuse a variable's memory, even under an array that shows it.
+    return {
+        name: np.array(backend.to_numpy(variable)[index])
+        for name, (variable, index) in variables.items()
+    }
+
+
+def put(variables, arrays):
+    """Assign {name: array} to {name: (variable, index)}."""
+    for name, (variable, index) in variables.items():
+        whole = np.array(backend.to_numpy(variable))
+        whole[index] = arrays[name]
+        variable.assign(whole)
 
 
 def transfer(source, target):

@@ -32,7 +32,7 @@ RESULTS = {"confusion_matrix.png", "metrics.json", "predictions.npz", "report.tx
 def write_start(path):
     """A file like ImageNet's to start from; with its statistics the first epochs stay tame."""
     net = networks.resnet34(32)
-    weights.named_variables(net)["bn_data/moving_variance"].assign([1e4] * 3)
+    net.get_layer("bn_data").moving_variance.assign([1e4] * 3)
     weights.save(keras.Model(net.input, net.get_layer("relu1").output), path, None)
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from src import backend, settings
+from src import backend, settings, weights
 from src.backend import keras
 from src.lhc import LHC
 
@@ -23,14 +23,7 @@ def layer(shape, **config):
 
 def variables(module):
     """Return the weights by name: query_key_0/kernel, ..., value/bias, temperature/kernel, w."""
-    found = {
-        f"{name}/{leaf}": backend.to_numpy(getattr(part, leaf))
-        for name, part in module.parts.items()
-        for leaf in ("kernel", "bias")
-    }
-    if module.controller is not None:
-        found["w"] = backend.to_numpy(module.w)
-    return found
+    return weights.take(module.named_variables())
 
 
 def pooled(x, size, reduce):
@@ -96,9 +89,9 @@ def test_the_references_cases(shared, case, numerics):
     module.build(x.shape)
     # The fixture's order: query_key of each head, temperature, value.
     names = [f"query_key_{head}" for head in range(config["num_heads"])] + ["temperature", "value"]
-    arrays = iter([fixture[f"w{case}_{k:02}"] for k in range(2 * len(names))])
-    for name in names:
-        module.parts[name].set_weights([next(arrays), next(arrays)])
+    names = [f"{name}/{leaf}" for name in names for leaf in ("kernel", "bias")]
+    arrays = {name: fixture[f"w{case}_{k:02}"] for k, name in enumerate(names)}
+    weights.put(module.named_variables(), arrays)
     found = backend.to_numpy(module(x))
     residual = np.abs(expected - x).max()
     assert np.abs(found - expected).max() <= 1e-4 * residual
@@ -128,10 +121,28 @@ def test_the_formula_by_hand(shape, config, numerics):
 def test_variables_are_created_in_the_references_order():
     module = LHC(num_heads=2, att_embed_dim=3, controller=0)
     module.build((None, 4, 4, 5))
-    assert list(module.parts) == ["query_key_0", "query_key_1", "value", "temperature"]
+    names = ["query_key_0", "query_key_1", "value", "temperature"]
+    names = [f"{name}/{leaf}" for name in names for leaf in ("kernel", "bias")] + ["w"]
+    assert list(module.named_variables()) == names
     shapes = [(8, 3), (3,), (8, 3), (3,), (3, 3, 5, 5), (5,), (5, 5), (5,)]
-    assert [w.shape for part in module.parts.values() for w in part.get_weights()] == shapes
+    assert [w.shape for part in module.parts for w in part.get_weights()] == shapes
     assert len(module.get_weights()) == len(shapes) + 1 == len(module.trainable_variables)
+
+
+def test_fresh_weights_are_the_same_in_both_numerics():
+    found = []
+    for numerics in NUMERICS:
+        backend.set_seeds(1, 2, 3)
+        module = LHC(num_heads=3, att_embed_dim=5, controller=0.5, numerics=numerics)
+        module.build((None, 4, 6, 4))
+        found.append(variables(module))
+    reference, fast = found
+    assert list(fast) == list(reference)
+    assert len(module.trainable_variables) == 7  # those of all heads in one
+    for name in reference:
+        np.testing.assert_array_equal(fast[name], reference[name], name)
+    kernels = [reference[f"query_key_{head}/kernel"] for head in range(3)]
+    assert not np.array_equal(kernels[0], kernels[1]) and kernels[0].std() > 0.1
 
 
 def test_gradients_of_x_are_added_up_in_the_originals_order():

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from src import backbone, backend, fast
+from src import backbone, backend, fast, weights
 from src.backend import keras
 from src.lhc import LHC
 
@@ -20,7 +20,8 @@ def module(numerics, **kwargs):
 
 def compare(reference, fast, x):
     """Outputs and gradients of both; the gradients come from one SGD step of a model on x."""
-    fast.set_weights(reference.get_weights())
+    start = weights.take(reference.named_variables())
+    weights.put(fast.named_variables(), start)
     weighting = np.random.RandomState(1).normal(size=x.shape).astype(np.float32)
     results = []
     for layer in (reference, fast):
@@ -35,14 +36,13 @@ def compare(reference, fast, x):
             run_eagerly=True,
         )
         output = model.predict(x, verbose=0)
-        before = [w.copy() for w in model.get_weights()]
         model.train_on_batch(x, weighting)
-        gradients = [a - b for a, b in zip(before, model.get_weights())]
-        results.append((output - x, gradients))
-    (y, gradients), (fast_y, fast_gradients) = results
+        after = weights.take({**layer.named_variables(), "x": (shift.zeros, ...)})
+        results.append((output - x, after))
+    (y, after), (fast_y, fast_after) = results
     close(fast_y, y)
-    for gradient, fast_gradient in zip(gradients, fast_gradients):
-        close(fast_gradient, gradient)
+    for name, old in dict(start, x=np.zeros_like(x)).items():
+        close(old - fast_after[name], old - after[name])
 
 
 class Shift(keras.layers.Layer):
@@ -139,8 +139,8 @@ def test_small_weights_stay_float32_under_mixed_precision(monkeypatch):
     if backend.NAME == "jax":
         variables = model.trainable_variables, model.non_trainable_variables
         outputs.append(model.stateless_call(*([v.value for v in part] for part in variables), x)[0])
-    wanted = [np.stack([backend.to_numpy(dense.bias.value) for dense in layer.query_key])]
-    wanted += [backend.to_numpy(part.value) for part in layer.temperature.trainable_variables]
+    parts = layer.query_key[0].bias, layer.temperature.kernel, layer.temperature.bias
+    wanted = [backend.to_numpy(part.value) for part in parts]
     assert len(seen) >= len(outputs)
     for found in seen[-len(outputs) :]:
         found[0] = found[0][:, : layer.att_embed_dim]

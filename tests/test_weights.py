@@ -18,22 +18,25 @@ ARCHITECTURE = {"network": "LHC_Net", "target_size": 8, "lhc": {"num_heads": [2]
 IMAGES = np.random.RandomState(0).random_sample((3, 8, 8, 3)).astype(np.float32)
 
 
-def tiny(seed=0, name="LHC_Net", controller=None, heads=2):
+def tiny(seed=0, name="LHC_Net", controller=None, heads=2, numerics="reference"):
     """A net with all kinds of variables, random but repeatable: (B, 8, 8, 3) -> (B, 7)."""
     layers = keras.layers
     image = layers.Input((8, 8, 3))
     x = layers.BatchNormalization(scale=False, name="bn_data")(image)
     x = layers.Conv2D(4, 3, strides=2, padding="same", use_bias=False, name="conv0")(x)
-    x = LHC(num_heads=heads, att_embed_dim=3, controller=controller, name="lhc1")(x)
+    sizes = dict(num_heads=heads, att_embed_dim=3, controller=controller)
+    x = LHC(numerics=numerics, name="lhc1", **sizes)(x)
     x = layers.BatchNormalization(name="bn1")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = layers.Dense(7, activation="softmax", name="fc3")(x)
     net = keras.Model(image, x, name=name)
     rng = np.random.RandomState(seed)
-    for variable_name, variable in weights.named_variables(net).items():
-        array = 0.3 * rng.randn(*tuple(variable.shape))
+    arrays = {}
+    for variable_name, array in weights.to_arrays(net).items():
+        array = np.asarray(0.3 * rng.randn(*array.shape))
         positive = "variance" in variable_name
-        variable.assign(np.float32(0.5 + np.abs(array) if positive else array))
+        arrays[variable_name] = np.float32(0.5 + np.abs(array) if positive else array)
+    weights.assign(net, arrays, "here")
     return net
 
 
@@ -94,6 +97,34 @@ def test_names_say_what_a_variable_is():
         "fc3/kernel",
         "fc3/bias",
     ]
+
+
+@pytest.mark.parametrize("there, here", [("reference", "fast"), ("fast", "reference")])
+def test_weights_of_one_numerics_serve_the_other(there, here, tmp_path):
+    weights.save(tiny(numerics=there), tmp_path / "weights.h5", ARCHITECTURE)
+    net = tiny(seed=1, numerics=here)
+    assert not same(net, tiny(numerics=there))
+    weights.load(net, tmp_path / "weights.h5", ARCHITECTURE)
+    assert same(net, tiny(numerics=there))
+
+
+def test_a_head_that_lacks_or_has_another_shape_is_told():
+    """Where the heads' variables are stacked, too."""
+    arrays = weights.to_arrays(tiny(numerics="fast"))
+    name = "lhc1/query_key_1/kernel"
+    assert arrays[name].shape == (8, 3)
+    for change, words in (
+        ({name: arrays[name][:2]}, [name, "(2, 3)", "(8, 3)"]),
+        ({name.replace("1/k", "2/k"): arrays[name]}, ["unknown", "lhc1/query_key_2/kernel"]),
+    ):
+        net = tiny(seed=5, numerics="fast")
+        with pytest.raises(UserError) as caught:
+            weights.assign(net, {**arrays, **change}, "file")
+        assert all(word in str(caught.value) for word in words)
+        assert same(net, tiny(seed=5, numerics="fast"))
+    del arrays[name]
+    with pytest.raises(UserError, match=f"lacks variable {name}"):
+        weights.assign(tiny(numerics="fast"), arrays, "file")
 
 
 def test_the_file_is_in_keras_layout(saved):
