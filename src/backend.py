@@ -91,13 +91,16 @@ def kernel_capability():
     return float(device.compute_capability) if "NVIDIA" in device.device_kind else 0
 
 
-def materialise(tensor):
-    """Return the tensor; where a compiler would compute it anew for each use, keep it in memory."""
+def materialise(tensors):
+    """Return the tensor or tensors, in memory before anything is made of them.
+
+    A compiler would otherwise compute a tensor anew for each use, or use one before the others.
+    """
     if NAME == "jax":
         import jax
 
-        return jax.lax.optimization_barrier(tensor)
-    return tensor
+        return jax.lax.optimization_barrier(tensors)
+    return tensors
 
 
 def to_numpy(tensor):

@@ -218,13 +218,14 @@ class LHC(keras.layers.Layer):
             parts = (B.cast(part, "float32") for part in parts)
             y = attend(temper, embedded, bias, value, value_bias, residual, *parts)
         else:
+            bias = B.pad(bias, [[0, 0], [0, embedded.shape[1] - self.att_embed_dim]])
             y = fast.attend_stored(embedded, bias, value, residual, self._factor(embedded, bias))
         y = B.reshape(y, (-1,) + self.spatial)  # (B, heads, l, C) -> (B, H, W, C)
         # The compiler fuses less of what follows if it sees that a kernel's output is flat.
         return B.materialise(y) if attend else y
 
     def _embed(self, pools):
-        """Return queries and keys, (heads, rows, 2, B, C), and their bias, (heads, rows), apart.
+        """Return queries and keys, (heads, rows, 2, B, C), and their bias, (heads, d), apart.
 
         pools: (H * W, 2, B, C). rows: d and zeros, up to a multiple of 8, as matrix units want.
         """
@@ -237,7 +238,7 @@ class LHC(keras.layers.Layer):
         embedded = B.matmul(kernel, B.reshape(pools, (heads, length, -1)))
         # (heads, d, 2 * B * C) -> (heads, d, 2, B, C)
         embedded = B.reshape(embedded, (heads, width, 2, -1, self.spatial[-1]))
-        return embedded, B.pad(bias, [[0, 0], extra])
+        return embedded, bias
 
     def _factor(self, embedded, bias):
         """Return d^-(norm_c + T) of queries and keys (heads, d, 2, B, C): (heads, B, C)."""

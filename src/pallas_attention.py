@@ -1,10 +1,10 @@
 """LHC's attention and its gradient as GPU kernels, for the fast numerics on JAX.
 
-The (C, C) scores and their softmax stay on the chip, and are computed anew for the gradient. With
-few channels, a program has one head of one image to itself, and the temperature stays there too.
-With many, a program has a block of queries (or, for their gradients, of keys and values) and goes
-through the others a block at a time, as FlashAttention does (arXiv 2307.08691); the mean scores,
-on which the temperature depends, come before, from the mean keys.
+With few channels, a program has one head of one image to itself, the temperature too, and keeps the
+(C, C) softmax for the gradient. With many, the scores and their softmax stay on the chip and are
+computed anew for the gradient: a program has a block of queries (or, for their gradients, of keys
+and values) and goes through the others a block at a time, as FlashAttention does (arXiv
+2307.08691); the mean scores, on which the temperature depends, come before, from the mean keys.
 """
 
 import functools
@@ -15,12 +15,15 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from .backend import materialise
 from .pallas_launch import interpreted, run_flat
 
 ROWS = 64  # positions of values, or numbers of an embedding, that are read at once
 BLOCK = 64  # queries, or keys
 ONES = 16  # columns of a matrix of ones, by which matrix units add up the rows of another
+TERMS = 3  # numbers of bfloat16 that have all bits of one of float32
 LOG2_E = math.log2(math.e)
+TINY = 1e-37  # above the smallest normal number of float32
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -28,29 +31,34 @@ def attend_whole(temper, embedded, bias, value, value_bias, residual, kernel, of
     """Return residual + softmax(q k^T / d^(norm_c + T)) v, with T = sigmoid(mean(q k^T) W + w).
 
     temper: (d, norm_c). embedded: queries and keys without their bias, (heads, rows, 2, B, C),
-    where rows beyond d are zeros. bias: (heads, rows), float32. value, residual: (B, heads, l, C).
+    where rows beyond d are zeros. bias: (heads, d), float32. value, residual: (B, heads, l, C).
     value_bias: (C,), a part of the values whose gradient is taken here, where it is at hand.
     kernel, offset: W (C, C) and w (C,), float32. C: a power of two, 16...64.
     """
-    return _whole_forward(temper, embedded, bias, value, value_bias, residual, kernel, offset)[0]
+    inputs = [embedded, value, bias, kernel, offset, residual]
+    return _launch(_forward, inputs, [_like(value)], temper=temper)[0]
 
 
 def _whole_forward(temper, embedded, bias, value, value_bias, residual, kernel, offset):
-    inputs = embedded, value, bias, kernel, offset
-    (y,) = _launch(_forward, [*inputs, residual], [_like(value)], temper=temper)
-    return y, inputs
+    batch, heads, _, channels = value.shape
+    vector = (heads, batch, channels), jnp.float32
+    outputs = [_like(value), ((heads, batch, channels, channels), value.dtype), vector, vector]
+    inputs = [embedded, value, bias, kernel, offset, residual]
+    y, above, mean, temperature = _launch(_forward, inputs, outputs, temper=temper)
+    return y, (embedded, value, bias, kernel, above, mean, temperature)
 
 
 def _whole_backward(temper, inputs, dy):
-    embedded, value, bias, *_ = inputs
+    embedded, value, bias, _, _, mean, _ = inputs
     batch, heads, _, channels = value.shape
-    vectors = [((heads, batch, channels), jnp.float32)] * 3
-    outputs = [_like(embedded), _like(value), ((batch, *bias.shape), jnp.float32), *vectors]
-    d_embedded, d_value, d_bias, d_value_bias, mean, d_exponent = _launch(
-        _backward, [*inputs, dy], outputs, temper=temper
-    )
-    d_kernel = jnp.einsum("nbc,nbk->ck", mean, d_exponent)
-    d_bias, d_value_bias, d_offset = d_bias.sum(0), _total(d_value_bias), _total(d_exponent)
+    rows = (batch, heads, embedded.shape[1]), jnp.float32
+    vectors = (2, heads, batch, channels), jnp.float32
+    outputs = [_like(embedded), _like(value), rows, vectors]
+    inputs = [*inputs[:5], inputs[6], dy]
+    d_embedded, d_value, d_bias, vectors = _launch(_backward, inputs, outputs, temper=temper)
+    d_kernel = jnp.einsum("nbc,nbk->ck", mean, vectors[1])
+    d_value_bias, d_offset = _total(vectors, 1)
+    d_bias = d_bias.sum(0)[:, : bias.shape[1]]
     return d_embedded, d_bias, d_value, d_value_bias, dy, d_kernel, d_offset
 
 
@@ -73,37 +81,38 @@ def _blocks_forward(temper, embedded, bias, value, value_bias, residual, kernel,
     outputs = [_like(value), (queries, embedded.dtype), _like(value), _like(factor)]
     inputs = [embedded, value, bias, factor, residual]
     y, *kept = _launch(_forward_blocks, inputs, outputs, stages=_stages(width))
-    return y, (embedded, value, kernel, mean_key, means, temperature, factor, *kept)
+    return y, (embedded, value, bias, kernel, mean_key, means, temperature, factor, *kept)
 
 
 def _blocks_backward(temper, inputs, dy):
-    embedded, value, kernel, mean_key, means, temperature, factor, queries, output, totals = inputs
-    _, width, _, _, channels = embedded.shape
-    d_embedded, d_factor, inners = _launch(
+    embedded, value, bias, kernel, mean_key, means, *tempers, queries, output, totals = inputs
+    heads, width, _, batch, channels = embedded.shape
+    d_embedded, d_exponent, vectors = _launch(
         _backward_queries,
-        [embedded, value, queries, dy, totals, factor, output],
-        [_like(embedded), _like(factor), _like(factor)],
+        [embedded, value, queries, dy, totals, *tempers, output],
+        [_like(embedded), _like(means), ((heads, 2 * TERMS, batch, channels), jnp.bfloat16)],
         stages=_stages(width),
+        temper=temper,
     )
-    d_exponent = _exponent_gradient(d_factor, factor, temperature, temper)
-    # Of each score through the mean of its query's, as if scores were multiplied by the factor.
-    d_mean = d_exponent @ kernel.T / (channels * factor)
+    d_kernel, d_mean = jnp.einsum("nbc,nbk->ck", means, d_exponent), d_exponent @ kernel.T
+    # An update of the kernel would otherwise come before its use, and need a copy of it.
+    d_kernel, d_mean = materialise((d_kernel, d_mean))
     d_embedded, d_key, d_bias = _launch(
         _backward_means,
-        [d_embedded, value, queries, factor, d_mean, mean_key],
+        [embedded, value, bias, d_embedded, d_mean, mean_key],
         [_like(embedded), _like(mean_key), _like(mean_key)],
-        {0: 0},
+        {3: 0},
         blocks=1,
     )
     # The gradients of the keys go beside those of the queries.
     d_embedded, d_value, d_value_bias = _launch(
         _backward_keys,
-        [embedded, value, queries, dy, totals, inners, d_key, d_embedded],
-        [_like(embedded), _like(value), _like(factor)],
-        {7: 0},
+        [embedded, value, queries, dy, vectors, d_key, d_embedded],
+        [_like(embedded), _like(value), _like(means)],
+        {6: 0},
     )
-    d_kernel = jnp.einsum("nbc,nbk->ck", means, d_exponent)
-    d_bias, d_value_bias, d_offset = _total(d_bias, 1), _total(d_value_bias), _total(d_exponent)
+    d_value_bias, d_offset = _total(d_value_bias), _total(d_exponent)
+    d_bias = _total(d_bias, 1)[:, : bias.shape[1]]
     return d_embedded, d_bias, d_value, d_value_bias, dy, d_kernel, d_offset
 
 
@@ -116,10 +125,9 @@ def _factor(temperature, temper):
     return jnp.exp(-math.log(dimension) * (norm + temperature))
 
 
-def _exponent_gradient(d_factor, factor, temperature, temper):
-    """Return the gradient of what T is the sigmoid of."""
-    slope = -math.log(temper[0]) * temperature * (1 - temperature)
-    return d_factor * factor * slope
+def _exponent_gradient(d_logarithm, temperature, temper):
+    """Return the gradient of what T is the sigmoid of, from that of the factor's logarithm."""
+    return -math.log(temper[0]) * temperature * (1 - temperature) * d_logarithm
 
 
 def _total(vectors, kept=0):
@@ -169,12 +177,12 @@ def _launch(body, maps, outputs, same=None, stages=3, blocks=None, **constants):
 class _Head:
     """One head of one image: where its numbers are. Rows are positions or embedded numbers."""
 
-    def __init__(self, embedded, value, shape, width):
+    def __init__(self, embedded, value, shape, width, block=None):
         self.embedded, self.value = embedded, value
         self.batch, self.heads, self.length, self.channels = shape
         self.width = width
         self.head, self.image = pl.program_id(1), pl.program_id(2)
-        self.block = min(self.channels, BLOCK)
+        self.block = min(self.channels, block or BLOCK)
         self.own = self.columns(pl.program_id(0))
 
     def columns(self, block):
@@ -198,15 +206,31 @@ class _Head:
         row = (self.head * self.width + rows) * self.batch + self.image
         return row[:, None] * self.channels + columns[None]
 
+    def place_split(self, columns):
+        """Return where two vectors are that were split, (ONES, columns), and which rows exist."""
+        terms, rows = 2 * TERMS, jnp.arange(ONES)
+        row = (self.head * terms + rows) * self.batch + self.image
+        return row[:, None] * self.channels + columns[None], rows < terms
+
     def place_rows(self, rows):
         """Return where these rows are in an array (heads, B, rows)."""
         return (self.head * self.batch + self.image) * self.width + rows
 
+    def place_square(self):
+        """Return where the scores of all queries and keys are in an array (heads, B, C, C)."""
+        return self.place_vector(self.own)[:, None] * self.channels + self.own[None]
+
+    def load_square(self, ref):
+        """Return an array (C, C)."""
+        return triton.load(ref.at[self.own[:, None] * self.channels + self.own[None]])
+
     def load_rows(self, ref, rows, exists):
         return triton.load(ref.at[self.place_rows(rows)], mask=exists, other=0)[:, None]
 
-    def load_bias(self, ref, rows, exists):
-        return triton.load(ref.at[self.head * self.width + rows], mask=exists, other=0)[:, None]
+    def load_bias(self, ref, rows):
+        count = ref.shape[0] // self.heads  # of an embedding's numbers, without those that pad it
+        place = self.head * count + rows
+        return triton.load(ref.at[place], mask=rows < count, other=0)[:, None]
 
     def load_embedded(self, which, rows, exists, columns):
         return _load(self.embedded, self.place_embedded(which, rows, columns), exists)
@@ -227,7 +251,7 @@ class _Head:
     def over_blocks(self, body, carry):
         """Carry on through body(columns, carry) for all blocks of channels."""
         return jax.lax.fori_loop(
-            0, _blocks(self.channels), lambda i, carry: body(self.columns(i), carry), carry
+            0, self.channels // self.block, lambda i, carry: body(self.columns(i), carry), carry
         )
 
 
@@ -290,7 +314,7 @@ def _whole_scores(head, bias):
     def add(rows, exists, carry):
         scores, of_query, of_key, squares = carry
         query, key = (head.load_embedded(which, rows, exists, head.own) for which in (0, 1))
-        one = head.load_bias(bias, rows, exists)
+        one = head.load_bias(bias, rows)
         column = jnp.broadcast_to(one, (len(rows), ONES)).astype(query.dtype)
         scores = scores + _dot(query, 0, key, 0)
         of_query, of_key = of_query + _dot(query, 0, column, 0), of_key + _dot(key, 0, column, 0)
@@ -303,26 +327,48 @@ def _whole_scores(head, bias):
     return scores + (of_query + squares)[:, None] + of_key[None]
 
 
+def _once(function, x):
+    """Return function(x), computed once.
+
+    Triton, which looks through everything but this, would compute it for each layout in which it is
+    used, and need the registers for that.
+    """
+    return jax.lax.while_loop(
+        lambda carry: carry[0] < 1, lambda carry: (carry[0] + 1, function(carry[1])), (0, x)
+    )[1]
+
+
 def _temper(scores, head, kernel, offset, temper):
-    """Return the scores' mean, T, the factor of the scores that T makes, W, and the softmax."""
+    """Return the scores' mean, T, and the softmax."""
     mean = jnp.sum(scores, 1) / head.channels
-    weights = triton.load(kernel.at[head.own[:, None] * head.channels + head.own[None]])
+    weights = head.load_square(kernel)
     exponent = jnp.sum(weights * mean[:, None], 0) + triton.load(offset.at[head.own])
     temperature = 1 / (1 + jnp.exp(-exponent))
-    factor = _factor(temperature, temper)
-    scaled = scores * factor[:, None]
+    scaled = scores * _factor(temperature, temper)[:, None]
     softmax = jnp.exp(scaled - jnp.max(scaled, 1)[:, None])
-    softmax = softmax * (1 / jnp.sum(softmax, 1))[:, None]
-    return mean, temperature, factor, weights, softmax
+    share = (1 / jnp.sum(softmax, 1))[:, None]
+    return mean, temperature, _once(lambda part: part * share, softmax)
 
 
-def _forward(embedded, value, bias, kernel, offset, residual, y, temper, **sizes):
+def _forward(embedded, value, bias, kernel, offset, residual, y, *kept, temper, **sizes):
+    """Fill also, for the gradient, the mean scores, T, and the softmax times C, less 1.
+
+    Of that, 16 bits are enough: near 1 / C they would tell little of the softmax' logarithm.
+    """
     head = _Head(embedded, value, **sizes)
-    *_, softmax = _temper(_whole_scores(head, bias), head, kernel, offset, temper)
+    scores = _whole_scores(head, bias)
+    mean, temperature, softmax = _temper(scores, head, kernel, offset, temper)
+    if kept:
+        aboves, means, temperatures = kept
+        vector = head.place_vector(head.own)
+        triton.store(means.at[vector], mean)
+        triton.store(temperatures.at[vector], temperature)
+        above = (softmax * head.channels - 1).astype(aboves.dtype)
+        triton.store(aboves.at[head.place_square()], above)
     softmax = softmax.astype(value.dtype)
 
     def store(rows, exists, _):
-        part = _dot(head.load_value(value, rows, exists, head.own), 1, softmax, 1)
+        part = _dot(softmax, 1, head.load_value(value, rows, exists, head.own), 1).T
         part = part + head.load_value(residual, rows, exists, head.own)
         _store(y, head.place_value(rows, head.own), part, exists)
         return 0
@@ -330,12 +376,12 @@ def _forward(embedded, value, bias, kernel, offset, residual, y, temper, **sizes
     _over_rows(head.length, store, 0)
 
 
-def _backward(embedded, value, bias, kernel, offset, dy, *outputs, temper, **sizes):
-    """Fill the gradients, and the mean scores, whose product with d_exponent is W's gradient."""
-    d_embedded, d_value, d_bias, d_value_bias, means, d_exponents = outputs
+def _backward(embedded, value, bias, kernel, aboves, temperatures, dy, *outputs, temper, **sizes):
+    """Fill the gradients. vectors: d_value_bias and, of which mean scores make W's, d_exponent."""
+    d_embedded, d_value, d_bias, vectors = outputs
     head = _Head(embedded, value, **sizes)
-    scores = _whole_scores(head, bias)
-    mean, temperature, factor, weights, softmax = _temper(scores, head, kernel, offset, temper)
+    above = triton.load(aboves.at[head.place_square()]).astype(jnp.float32)
+    softmax = (1 + above) / head.channels
     rounded = softmax.astype(value.dtype)
 
     def through_values(rows, exists, carry):
@@ -346,21 +392,24 @@ def _backward(embedded, value, bias, kernel, offset, dy, *outputs, temper, **siz
         d_softmax = d_softmax + _dot(part, 0, head.load_value(value, rows, exists, head.own), 0)
         return d_softmax, sums + _dot(part, 0, jnp.ones((len(rows), ONES), part.dtype), 0)
 
-    carry = jnp.zeros_like(scores), jnp.zeros((head.channels, ONES), jnp.float32)
-    d_softmax, sums = _over_rows(head.length, through_values, carry)
-    d_value_bias_part = jnp.sum(softmax * (jnp.sum(sums, 1) / ONES)[:, None], 0)
-    d_scaled = softmax * (d_softmax - jnp.sum(softmax * d_softmax, 1)[:, None])
-    d_factor = jnp.sum(d_scaled * scores, 1)
-    d_exponent = _exponent_gradient(d_factor, factor, temperature, temper)
+    carry = (jnp.zeros((head.channels, count), jnp.float32) for count in (head.channels, ONES))
+    d_softmax, sums = _over_rows(head.length, through_values, tuple(carry))
+    d_value_bias = jnp.sum(softmax * (jnp.sum(sums, 1) / ONES)[:, None], 0)
+    inner = jnp.sum(softmax * d_softmax, 1)[:, None]
+    d_scaled = _once(lambda part: softmax * (part - inner), d_softmax)
+    # A row of d_scaled adds up to 0, so that the scores may have any number added.
+    d_logarithm = jnp.sum(d_scaled * jnp.log(jnp.maximum(softmax, TINY)), 1)
     vector = head.place_vector(head.own)
-    triton.store(d_value_bias.at[vector], d_value_bias_part)
-    triton.store(means.at[vector], mean)
-    triton.store(d_exponents.at[vector], d_exponent)
-    d_mean = jnp.sum(weights * d_exponent[None], 1) / head.channels
+    temperature = triton.load(temperatures.at[vector])
+    factor = _factor(temperature, temper)
+    d_exponent = _exponent_gradient(d_logarithm, temperature, temper)
+    triton.store(vectors.at[vector], d_value_bias)
+    triton.store(vectors.at[vectors.shape[0] // 2 + vector], d_exponent)
+    d_mean = jnp.sum(head.load_square(kernel) * d_exponent[None], 1) / head.channels
     d_scores = (d_scaled * factor[:, None] + d_mean[:, None]).astype(value.dtype)
 
     def through_scores(rows, exists, _):
-        one = head.load_bias(bias, rows, exists)
+        one = head.load_bias(bias, rows)
         parts = (head.load_embedded(which, rows, exists, head.own) for which in (0, 1))
         query, key = ((part.astype(jnp.float32) + one).astype(part.dtype) for part in parts)
         d_query, d_key = _dot(key, 1, d_scores, 1), _dot(query, 1, d_scores, 0)
@@ -378,9 +427,14 @@ def _backward(embedded, value, bias, kernel, offset, dy, *outputs, temper, **siz
 # gradients of those scores add up to 0, any gradient.
 
 
+def _wide(numbers, width, **_):
+    """Return how many columns at once make `numbers` of an embedding's."""
+    return numbers // (_step(width) * pl.cdiv(width, ROWS))
+
+
 def _means(embedded, value, bias, mean_keys, means, **sizes):
     """Fill the mean key of each head and image, and the mean score of each query."""
-    head = _Head(embedded, value, **sizes)
+    head = _Head(embedded, value, block=_wide(8192, **sizes), **sizes)
     parts = _rows(head.width)
     sums = [jnp.zeros((len(rows), head.block), jnp.float32) for rows, _ in parts]
     sums = head.over_blocks(
@@ -388,7 +442,7 @@ def _means(embedded, value, bias, mean_keys, means, **sizes):
     )
     mean_key = []
     for (rows, exists), part in zip(parts, sums):
-        mean = jnp.sum(part, 1)[:, None] / head.channels + head.load_bias(bias, rows, exists)
+        mean = jnp.sum(part, 1)[:, None] / head.channels + head.load_bias(bias, rows)
         triton.store(mean_keys.at[head.place_rows(rows)], mean[:, 0], mask=exists)
         mean_key.append(mean)
 
@@ -396,7 +450,7 @@ def _means(embedded, value, bias, mean_keys, means, **sizes):
         total = jnp.zeros((head.block,), jnp.float32)
         for (rows, exists), mean in zip(parts, mean_key):
             query = head.load_embedded(0, rows, exists, columns)
-            total = total + jnp.sum((query + head.load_bias(bias, rows, exists)) * mean, 0)
+            total = total + jnp.sum((query + head.load_bias(bias, rows)) * mean, 0)
         triton.store(means.at[head.place_vector(columns)], total)
         return 0
 
@@ -412,7 +466,7 @@ def _forward_blocks(
     factor = triton.load(factor.at[vector])[None] * LOG2_E
     queries = []
     for rows, exists in _rows(head.width):
-        query = head.load_embedded(0, rows, exists, head.own) + head.load_bias(bias, rows, exists)
+        query = head.load_embedded(0, rows, exists, head.own) + head.load_bias(bias, rows)
         queries.append((query * factor).astype(value.dtype))
         _store(scaled_queries, head.place_query(rows, head.own), queries[-1], exists)
 
@@ -438,20 +492,26 @@ def _forward_blocks(
         _store(y, place, part + head.load_value(residual, rows, exists, head.own), exists)
 
 
-def _backward_queries(embedded, value, queries, dy, totals, factor, output, *outputs, **sizes):
-    """Fill also inners: for each query, the sum over the keys of softmax times its gradient."""
-    d_embedded, d_factor, inners = outputs
+def _backward_queries(
+    embedded, value, queries, dy, totals, temperature, factor, output, *outputs, temper, **sizes
+):
+    """Fill also vectors: of each query its total and its inner, split.
+
+    inner: the sum over the keys of softmax times its gradient.
+    """
+    d_embedded, d_exponent, vectors = outputs
     head = _Head(embedded, value, **sizes)
     vector = head.place_vector(head.own)
     queries, parts = head.queries(queries, head.own), head.values(dy, head.own)
-    total = triton.load(totals.at[vector])[:, None]
+    total = triton.load(totals.at[vector])
     kept = (part.astype(jnp.float32) for part in head.values(output, head.own))
     inner = sum(jnp.sum(part * old, 0) for part, old in zip(parts, kept))
-    triton.store(inners.at[vector], inner)
+    place, exists = head.place_split(head.own)
+    _store(vectors, place, _split(total, inner), exists)
 
     def add(columns, carry):
         keys = head.keys(columns)
-        softmax = _exp2(_product(queries, keys) - total)
+        softmax = _exp2(_product(queries, keys) - total[:, None])
         d_scaled = softmax * (_product(parts, head.values(value, columns)) - inner[:, None])
         d_scaled = d_scaled.astype(value.dtype)
         return [old + _dot(d_scaled, 1, key, 1) for old, key in zip(carry, keys)]
@@ -459,48 +519,70 @@ def _backward_queries(embedded, value, queries, dy, totals, factor, output, *out
     zeros = [jnp.zeros(part.shape[::-1], jnp.float32) for part in queries]
     sums = head.over_blocks(add, zeros)  # of keys, which make the gradients of query and factor
     sums = [part.T for part in sums]
-    factor = triton.load(factor.at[vector])
-    d_factors = sum(jnp.sum(part * query, 0) for part, query in zip(sums, queries))
-    triton.store(d_factor.at[vector], d_factors / (factor * LOG2_E))
+    d_logarithm = sum(jnp.sum(part * query, 0) for part, query in zip(sums, queries)) / LOG2_E
+    temperature, factor = (triton.load(ref.at[vector]) for ref in (temperature, factor))
+    part = _exponent_gradient(d_logarithm, temperature, temper)
+    triton.store(d_exponent.at[vector], part)
     for (rows, exists), part in zip(_rows(head.width), sums):
         _store(d_embedded, head.place_embedded(0, rows, head.own), part * factor[None], exists)
 
 
 def _backward_means(
-    d_queries, value, queries, factor, d_mean, mean_keys, d_embedded, d_keys, d_bias, **sizes
+    embedded, value, bias, d_queries, of_queries, mean_keys, d_embedded, d_keys, d_bias, **sizes
 ):
     """Add to the queries' gradient what goes through their mean scores; fill the same of each key.
 
     It is the same for all keys of a head. d_bias: all that the queries' and the keys' bias gets.
     """
-    head = _Head(d_queries, value, **sizes)
+    head = _Head(embedded, value, block=_wide(4096, **sizes), **sizes)
     parts = _rows(head.width)
     mean_key = [head.load_rows(mean_keys, *part) for part in parts]
+    own_bias = [head.load_bias(bias, rows) for rows, _ in parts]
 
     def add(columns, carry):
-        vector = head.place_vector(columns)
-        of_key = triton.load(d_mean.at[vector])
-        of_query = of_key * triton.load(factor.at[vector]) * head.channels
+        of_query = triton.load(of_queries.at[head.place_vector(columns)])[None]
         after = []
-        for (rows, exists), mean, scaled, (to_key, to_bias) in zip(
-            parts, mean_key, head.queries(queries, columns), carry
-        ):
+        for (rows, exists), mean, one, (to_key, to_bias) in zip(parts, mean_key, own_bias, carry):
+            query = head.load_embedded(0, rows, exists, columns) + one
             place = head.place_embedded(0, rows, columns)
-            d_query = _load(d_queries, place, exists) + mean * of_query[None]
+            d_query = _load(d_queries, place, exists) + mean * of_query
             _store(d_embedded, place, d_query, exists)
-            after.append((to_key + scaled * of_key[None], to_bias + d_query))
+            after.append((to_key + query * of_query, to_bias + d_query))
         return after
 
     zeros = [jnp.zeros((len(rows), head.block), jnp.float32) for rows, _ in parts]
     sums = head.over_blocks(add, [(zero, zero) for zero in zeros])
     for (rows, exists), (to_key, to_bias) in zip(parts, sums):
-        to_key = jnp.sum(to_key, 1) / LOG2_E
+        to_key = jnp.sum(to_key, 1) / head.channels
         to_bias = jnp.sum(to_bias, 1) + to_key * head.channels
         triton.store(d_keys.at[head.place_rows(rows)], to_key, mask=exists)
         triton.store(d_bias.at[head.place_rows(rows)], to_bias, mask=exists)
 
 
-def _backward_keys(embedded, value, queries, dy, totals, inners, d_key, _, *outputs, **sizes):
+def _split(*vectors):
+    """Return rows of bfloat16, three for each of the vectors, whose sum is all of its bits.
+
+    Matrix units, which add them up, then subtract a vector from all rows of a product.
+    """
+    rows = []
+    for vector in vectors:
+        for _ in range(TERMS):
+            rows.append(vector.astype(jnp.bfloat16))
+            vector = vector - rows[-1].astype(jnp.float32)
+    number, split = jnp.arange(ONES)[:, None], jnp.bfloat16(0)
+    for k, row in enumerate(rows):
+        split = jnp.where(number == k, row[None], split)
+    return split
+
+
+def _less(which, split):
+    """Return minus the vector `which` of those that were split, in each of BLOCK rows."""
+    number = jax.lax.broadcasted_iota(jnp.int32, (split.shape[-1], ONES), 1)
+    minus = jnp.where(number // TERMS == which, -1.0, 0.0).astype(split.dtype)
+    return _dot(minus, 1, split, 0)
+
+
+def _backward_keys(embedded, value, queries, dy, vectors, d_key, _, *outputs, **sizes):
     """Keys are the rows of all matrices here, so that products take them from the registers."""
     d_embedded, d_value, d_value_bias = outputs
     head = _Head(embedded, value, **sizes)
@@ -508,11 +590,10 @@ def _backward_keys(embedded, value, queries, dy, totals, inners, d_key, _, *outp
 
     def add(columns, carry):
         d_keys, d_values = carry
-        vector = head.place_vector(columns)
-        total, inner = (triton.load(ref.at[vector])[None] for ref in (totals, inners))
+        split = _load(vectors, *head.place_split(columns))
         scaled, parts = head.queries(queries, columns), head.values(dy, columns)
-        softmax = _exp2(_product(keys, scaled) - total)
-        d_scaled = softmax * (_product(values, parts) - inner)
+        softmax = _exp2(_product(keys, scaled) + _less(0, split))
+        d_scaled = softmax * (_product(values, parts) + _less(1, split))
         d_scaled, softmax = d_scaled.astype(value.dtype), softmax.astype(value.dtype)
         d_keys = [old + _dot(d_scaled, 1, part, 1) for old, part in zip(d_keys, scaled)]
         d_values = [old + _dot(softmax, 1, part, 1) for old, part in zip(d_values, parts)]
