@@ -3,7 +3,8 @@
 On a GPU these operations cost memory traffic, not arithmetic. Pools made of shifted slices have
 gradients that a compiler fuses into one pass over the tensor (the framework's own scatter into it);
 a BatchNorm that takes its two moments in one pass reads the tensor once less forwards and
-backwards. Layers keep the names and variables of those they stand for.
+backwards. Layers keep the names and variables of those they stand for; only HeadVariables has those
+of several layers in one.
 """
 
 import numpy as np
@@ -66,7 +67,7 @@ def attend_stored(embedded, bias, value, residual, factor):
     embedded = B.cast(embedded, "float32") + bias[:, :, None, None, None]
     query = B.cast(embedded[:, :, 0] * factor[:, None], value.dtype)
     key = B.cast(embedded[:, :, 1], value.dtype)
-    # (heads, d, B, C) -> (B, heads, d, C)
+    # (heads, rows, B, C) -> (B, heads, rows, C)
     query, key = (B.transpose(part, (2, 0, 1, 3)) for part in (query, key))
     scores = B.einsum("bndc,bndk->bnck", query, key)
     attention = B.cast(B.softmax(B.cast(scores, "float32"), axis=-1), value.dtype)
@@ -163,16 +164,17 @@ def _existing(length, size):
     return np.minimum(i + after, length - 1) - np.maximum(i - before, 0) + 1
 
 
-class HeadsDense(keras.layers.Layer):
+class HeadVariables(keras.layers.Layer):
     """The variables of one Dense a head: kernel (heads, l, units) and bias (heads, units).
 
-    An optimizer updates two variables, not two a head. Fresh ones are those of the Denses.
+    An optimizer updates two variables, not two a head.
     """
 
     def __init__(self, heads, units, **kwargs):
         super().__init__(**kwargs)
         self.heads = heads
         self.units = units
+        # As the Denses do: each draws its seed here, and its own numbers with it.
         self.initializers = [keras.initializers.GlorotUniform() for _ in range(heads)]
 
     def build(self, input_shape):

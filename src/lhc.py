@@ -75,7 +75,7 @@ class LHC(keras.layers.Layer):
         self.controller = controller
         self.numerics = numerics
         if numerics == "fast":
-            self.query_key = [fast.HeadsDense(num_heads, att_embed_dim, name="query_key")]
+            self.query_key = [fast.HeadVariables(num_heads, att_embed_dim, name="query_key")]
         else:
             names = (f"query_key_{head}" for head in range(num_heads))
             self.query_key = [keras.layers.Dense(att_embed_dim, name=name) for name in names]
@@ -123,10 +123,11 @@ class LHC(keras.layers.Layer):
 
         The names are the same whether the heads' variables are stacked or not.
         """
-        stacked, parts = self.numerics == "fast", {}
-        for head in range(self.num_heads):
-            dense = self.query_key[0 if stacked else head]
-            parts[f"query_key_{head}"] = dense, (head if stacked else ...)
+        if self.numerics == "fast":
+            heads = [(self.query_key[0], head) for head in range(self.num_heads)]
+        else:
+            heads = [(dense, ...) for dense in self.query_key]
+        parts = {f"query_key_{head}": place for head, place in enumerate(heads)}
         parts.update(value=(self.value, ...), temperature=(self.temperature, ...))
         named = {
             f"{name}/{leaf}": (getattr(part, leaf), index)
@@ -236,14 +237,17 @@ class LHC(keras.layers.Layer):
         heads, width, length = kernel.shape
         # One product per head for all images: (H * W, 2, B, C) -> (heads, l, 2 * B * C)
         embedded = B.matmul(kernel, B.reshape(pools, (heads, length, -1)))
-        # (heads, d, 2 * B * C) -> (heads, d, 2, B, C)
+        # (heads, rows, 2 * B * C) -> (heads, rows, 2, B, C)
         embedded = B.reshape(embedded, (heads, width, 2, -1, self.spatial[-1]))
         return embedded, bias
 
     def _factor(self, embedded, bias):
-        """Return d^-(norm_c + T) of queries and keys (heads, d, 2, B, C): (heads, B, C)."""
+        """Return d^-(norm_c + T), (heads, B, C).
+
+        embedded: queries and keys, (heads, rows, 2, B, C). bias: theirs, (heads, rows).
+        """
         query, key = (B.cast(embedded[:, :, i], "float32") for i in range(2))
-        mean_key = (B.mean(key, axis=-1) + bias[:, :, None])[..., None]  # (heads, d, B, 1)
+        mean_key = (B.mean(key, axis=-1) + bias[:, :, None])[..., None]  # (heads, rows, B, 1)
         # The bias apart: adding it to the queries would pass over all of them for its gradient.
         means = B.sum(query * mean_key, axis=1) + B.sum(bias[:, :, None, None] * mean_key, axis=1)
         temperature = self.temperature(means)  # (heads, B, C)

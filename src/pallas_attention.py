@@ -351,9 +351,9 @@ def _temper(scores, head, kernel, offset, temper):
 
 
 def _forward(embedded, value, bias, kernel, offset, residual, y, *kept, temper, **sizes):
-    """Fill also, for the gradient, the mean scores, T, and the softmax times C, less 1.
+    """Fill also, where a gradient is wanted, the mean scores, T, and the softmax times C, less 1.
 
-    Of that, 16 bits are enough: near 1 / C they would tell little of the softmax' logarithm.
+    Stored so because 16 bits of the softmax itself would hardly tell numbers near 1 / C apart.
     """
     head = _Head(embedded, value, **sizes)
     scores = _whole_scores(head, bias)
@@ -377,7 +377,7 @@ def _forward(embedded, value, bias, kernel, offset, residual, y, *kept, temper, 
 
 
 def _backward(embedded, value, bias, kernel, aboves, temperatures, dy, *outputs, temper, **sizes):
-    """Fill the gradients. vectors: d_value_bias and, of which mean scores make W's, d_exponent."""
+    """Fill the gradients. vectors: d_value_bias, and d_exponent, which times the means is W's."""
     d_embedded, d_value, d_bias, vectors = outputs
     head = _Head(embedded, value, **sizes)
     above = triton.load(aboves.at[head.place_square()]).astype(jnp.float32)
@@ -395,7 +395,8 @@ def _backward(embedded, value, bias, kernel, aboves, temperatures, dy, *outputs,
     carry = (jnp.zeros((head.channels, count), jnp.float32) for count in (head.channels, ONES))
     d_softmax, sums = _over_rows(head.length, through_values, tuple(carry))
     d_value_bias = jnp.sum(softmax * (jnp.sum(sums, 1) / ONES)[:, None], 0)
-    inner = jnp.sum(softmax * d_softmax, 1)[:, None]
+    # As it was rounded, the softmax does not quite add up to 1.
+    inner = (jnp.sum(softmax * d_softmax, 1) / jnp.sum(softmax, 1))[:, None]
     d_scaled = _once(lambda part: softmax * (part - inner), d_softmax)
     # A row of d_scaled adds up to 0, so that the scores may have any number added.
     d_logarithm = jnp.sum(d_scaled * jnp.log(jnp.maximum(softmax, TINY)), 1)
@@ -427,14 +428,14 @@ def _backward(embedded, value, bias, kernel, aboves, temperatures, dy, *outputs,
 # gradients of those scores add up to 0, any gradient.
 
 
-def _wide(numbers, width, **_):
-    """Return how many columns at once make `numbers` of an embedding's."""
+def _wide(numbers, width):
+    """Return how many columns of an embedding have `numbers` numbers, in whole tiles of rows."""
     return numbers // (_step(width) * pl.cdiv(width, ROWS))
 
 
 def _means(embedded, value, bias, mean_keys, means, **sizes):
     """Fill the mean key of each head and image, and the mean score of each query."""
-    head = _Head(embedded, value, block=_wide(8192, **sizes), **sizes)
+    head = _Head(embedded, value, block=_wide(8192, sizes["width"]), **sizes)
     parts = _rows(head.width)
     sums = [jnp.zeros((len(rows), head.block), jnp.float32) for rows, _ in parts]
     sums = head.over_blocks(
@@ -534,7 +535,7 @@ def _backward_means(
 
     It is the same for all keys of a head. d_bias: all that the queries' and the keys' bias gets.
     """
-    head = _Head(embedded, value, block=_wide(4096, **sizes), **sizes)
+    head = _Head(embedded, value, block=_wide(4096, sizes["width"]), **sizes)
     parts = _rows(head.width)
     mean_key = [head.load_rows(mean_keys, *part) for part in parts]
     own_bias = [head.load_bias(bias, rows) for rows, _ in parts]
@@ -576,7 +577,7 @@ def _split(*vectors):
 
 
 def _less(which, split):
-    """Return minus the vector `which` of those that were split, in each of BLOCK rows."""
+    """Return minus the vector `which` of those that were split, as often as there are columns."""
     number = jax.lax.broadcasted_iota(jnp.int32, (split.shape[-1], ONES), 1)
     minus = jnp.where(number // TERMS == which, -1.0, 0.0).astype(split.dtype)
     return _dot(minus, 1, split, 0)

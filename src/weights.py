@@ -67,7 +67,8 @@ def assign(model, arrays, source, ignore=()):
                 f"{len(variables)} variables: use the file made for this network"
             )
     for name, (variable, index) in wanted.items():
-        shape = tuple(variable.shape)[0 if index is ... else 1 :]
+        shape = tuple(variable.shape)
+        shape = shape if index is ... else shape[1:]  # without the axis of the heads
         if shape != arrays[name].shape:
             raise UserError(
                 f"{source}: variable {name} has shape {arrays[name].shape}, the network "
@@ -78,7 +79,7 @@ def assign(model, arrays, source, ignore=()):
 
 def take(variables):
     """Return {name: array} of {name: (variable, index)}."""
-    # Copies: training may reuse a variable's memory, even under an array that shows it.
+    # Copies: training may reuse a variable's memory even while an array is a view of it.
     return {
         name: np.array(backend.to_numpy(variable)[index])
         for name, (variable, index) in variables.items()
@@ -88,9 +89,12 @@ def take(variables):
 def put(variables, arrays):
     """Assign {name: array} to {name: (variable, index)}."""
     for name, (variable, index) in variables.items():
-        whole = np.array(backend.to_numpy(variable))
-        whole[index] = arrays[name]
-        variable.assign(whole)
+        array = arrays[name]
+        if index is not ...:
+            parts = list(backend.to_numpy(variable))
+            parts[index] = array
+            array = np.stack(parts)
+        variable.assign(array)
 
 
 def transfer(source, target):

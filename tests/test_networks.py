@@ -134,8 +134,10 @@ def test_building_leaves_the_global_generators_alone():
     assert found == (random.random(), np.random.random())
 
 
-def test_only_five_scalars_are_trained(settings_folder, tmp_path):
-    net = networks.build("LHC_NetC", settings.load(settings_folder(tmp_path)))
+@pytest.mark.parametrize("numerics", ["reference", "fast"])
+def test_only_five_scalars_are_trained(numerics, settings_folder, tmp_path):
+    folder = settings_folder(tmp_path, Runtime={"numerics": numerics})
+    net = networks.build("LHC_NetC", settings.load(folder))
     # With its fresh statistics the net may be so sure of itself that no gradient is left.
     net.get_layer("bn_data").moving_variance.assign([1e4] * 3)
     networks.freeze_all_but_controllers(net)

@@ -9,8 +9,11 @@ import jax.numpy as jnp  # noqa: E402
 
 from src import pallas_attention  # noqa: E402
 
+WHOLE, BLOCKS = pallas_attention.attend_whole, pallas_attention.attend_blocks
 # heads, d, l, C, channels in a block: rows that fill their tiles and rows that do not
 SIZES = [(2, 20, 100, 64, 64), (1, 7, 9, 16, 16), (3, 64, 70, 32, 16), (1, 25, 49, 64, 16)]
+CASES = [(attend, *sizes) for attend in (WHOLE, BLOCKS) for sizes in SIZES]
+CASES += [(WHOLE, 1, 196, 100, 64, 64), (BLOCKS, 1, 100, 98, 128, 64), (BLOCKS, 1, 25, 49, 512, 64)]
 IMAGES = 3
 
 
@@ -21,8 +24,10 @@ def draw(heads, d, length, channels):
     exists = np.arange(width) < d
     normal = lambda *shape: random.normal(size=shape).astype(np.float32)  # noqa: E731
     embedded = normal(heads, width, 2, IMAGES, channels) * exists[:, None, None, None]
+    embedded *= min(1, 20 / d) ** 0.5  # so that the temperature does not saturate
     value, residual, dy = (normal(IMAGES, heads, length, channels) for _ in range(3))
-    bias, kernel = normal(heads, width) * exists, 0.3 * normal(channels, channels)
+    bias, kernel = normal(heads, d), 0.3 * normal(channels, channels)
+    kernel *= min(1, 64 / channels)
     offset, value_bias = normal(channels), normal(channels)
     parts = embedded, bias, value, value_bias, residual, kernel, offset
     return [*map(jnp.asarray, parts)], jnp.asarray(dy)
@@ -30,6 +35,7 @@ def draw(heads, d, length, channels):
 
 def formula(d, norm, embedded, bias, value, value_bias, residual, kernel, offset):
     value = value + value_bias - jax.lax.stop_gradient(value_bias)  # a part of it already
+    bias = jnp.pad(bias, [[0, 0], [0, embedded.shape[1] - d]])
     embedded = embedded + bias[:, :, None, None, None]
     scores = jnp.einsum("ndbc,ndbk->bnck", embedded[:, :, 0], embedded[:, :, 1])
     temperature = jax.nn.sigmoid(scores.mean(-1) @ kernel + offset)  # (B, heads, C)
@@ -37,20 +43,38 @@ def formula(d, norm, embedded, bias, value, value_bias, residual, kernel, offset
     return residual + jnp.einsum("bnlk,bnck->bnlc", value, softmax)
 
 
-@pytest.mark.parametrize("attend", [pallas_attention.attend_whole, pallas_attention.attend_blocks])
-@pytest.mark.parametrize("heads, d, length, channels, block", SIZES)
+def wanted_of(d, parts, dy):
+    """Return the output and the gradients in float64: the formula in float32 rounds too much."""
+    with jax.enable_x64(True):
+        *parts, dy = (jnp.asarray(part, jnp.float64) for part in (*parts, dy))
+        y, backward = jax.vjp(lambda *parts: formula(d, 0.5, *parts), *parts)
+        return np.asarray(y), [np.asarray(part) for part in backward(dy)]
+
+
+@pytest.mark.parametrize("attend, heads, d, length, channels, block", CASES)
 def test_formula(attend, heads, d, length, channels, block, monkeypatch):
-    """In float64: in float32 the formula rounds more than the kernels do."""
-    if attend is pallas_attention.attend_blocks:
+    if attend is BLOCKS:
         monkeypatch.setattr(pallas_attention, "BLOCK", block)
     parts, dy = draw(heads, d, length, channels)
-    with jax.enable_x64(True):
-        *wide, wide_dy = (jnp.asarray(part, jnp.float64) for part in (*parts, dy))
-        wanted, wanted_backward = jax.vjp(lambda *parts: formula(d, 0.5, *parts), *wide)
-        wanted_gradients = wanted_backward(wide_dy)
+    wanted, wanted_gradients = wanted_of(d, parts, dy)
     found, backward = jax.vjp(lambda *parts: attend((d, 0.5), *parts), *parts)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_array_equal(attend((d, 0.5), *parts), found)  # where no gradient is wanted
     for found, wanted in zip(backward(dy), wanted_gradients):
-        wanted = np.asarray(wanted)
         scale = np.abs(wanted).max()
         np.testing.assert_allclose(found / scale, wanted / scale, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gradients_with_half_precision(dtype):
+    """Values whose mean is large show whether a softmax that was rounded adds up to 1."""
+    (embedded, bias, value, *rest), dy = draw(2, 20, 49, 64)
+    value_bias, residual, *weights = rest
+    halves = (part.astype(dtype) for part in (embedded, value + 5, residual, dy))
+    embedded, value, residual, dy = halves
+    parts = embedded, bias, value, value_bias, residual, *weights
+    _, wanted_gradients = wanted_of(20, parts, dy)
+    _, backward = jax.vjp(lambda *parts: WHOLE((20, 0.5), *parts), *parts)
+    for found, wanted in zip(backward(dy), wanted_gradients):
+        error = np.linalg.norm(np.asarray(found, np.float64) - wanted) / np.linalg.norm(wanted)
+        assert error < (1e-2 if dtype == "bfloat16" else 2e-3)

@@ -127,6 +127,16 @@ def test_a_head_that_lacks_or_has_another_shape_is_told():
         weights.assign(tiny(numerics="fast"), arrays, "file")
 
 
+def test_one_head_alone_can_be_loaded():
+    net, other = tiny(numerics="fast"), tiny(seed=1)
+    arrays, expected = weights.to_arrays(other), weights.to_arrays(net)
+    name = "lhc1/query_key_1/kernel"
+    weights.assign(net, {name: arrays[name]}, "file", ignore=set(arrays) - {name})
+    expected[name] = arrays[name]
+    found = weights.to_arrays(net)
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
 def test_the_file_is_in_keras_layout(saved):
     with h5py.File(saved, "r") as file:
         assert texts(file.attrs["layer_names"])[:2] == ["bn_data", "conv0"]
