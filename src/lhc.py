@@ -168,6 +168,12 @@ class LHC(keras.layers.Layer):
         y = self._attend(x)
         return x + (y if gain is None else y * gain)
 
+    def _query_pool(self, x):
+        # On PyTorch, Keras' averages of windows of an even size count pixels that only pad them.
+        if B.NAME == "torch" and self.pool_size % 2 == 0:
+            return fast.average_pool(x, self.pool_size)
+        return self.query_pool(x)
+
     def _heads(self, x):
         """(B, H, W, C) -> (B, heads, l, C): slices are contiguous, so nothing moves in memory."""
         height, width, channels = self.spatial
@@ -178,7 +184,7 @@ class LHC(keras.layers.Layer):
         query, key, value = (
             B.transpose(self._heads(part), (0, 1, 3, 2))
             for part in (
-                self.query_pool(x),
+                self._query_pool(x),
                 self.key_pool(x),
                 self.value_pool(self.value(x)),
             )
