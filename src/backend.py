@@ -203,6 +203,8 @@ def set_precision(precision):
 
 def compile_model(model, optimizer, learning_rate, steps_per_execution=1, xla=False):
     """Give `model` a fresh optimizer ("adam" or "sgd"), the loss and the metric (section 6)."""
+    if NAME == "torch":  # Keras knows single steps only there; they train the same
+        steps_per_execution = 1
     # JAX has no other way to run a step than compiled by XLA.
     extra = {"jit_compile": xla or NAME == "jax"} if GENERATION == 3 else {}
     optimizers = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}

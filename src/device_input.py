@@ -79,7 +79,7 @@ class DeviceImages(keras.layers.Layer):
     def _move(self, x, placements):
         """Read the images (B, S, S) where the placements say: bilinear, nearest at the border."""
         last = self.size - 1
-        r, c = np.mgrid[: self.size, : self.size].astype(np.float32)
+        r, c = (B.convert(part) for part in np.mgrid[: self.size, : self.size].astype(np.float32))
         a, b, d, e, down, right, flip = (placements[:, i, None, None] for i in range(7))
         c = c + flip * (last - 2 * c)
         flat = B.reshape(x, (-1, self.size**2))
