@@ -45,17 +45,17 @@ def _whole_forward(temper, embedded, bias, value, value_bias, residual, kernel, 
     outputs = [_like(value), ((heads, batch, channels, channels), value.dtype), vector, vector]
     inputs = [embedded, value, bias, kernel, offset, residual]
     y, above, mean, temperature = _launch(_forward, inputs, outputs, temper=temper)
-    return y, (embedded, value, bias, kernel, above, mean, temperature)
+    return y, (embedded, value, bias, kernel, above, temperature, mean)
 
 
 def _whole_backward(temper, inputs, dy):
-    embedded, value, bias, _, _, mean, _ = inputs
+    *inputs, mean = inputs
+    embedded, value, bias, *_ = inputs
     batch, heads, _, channels = value.shape
     rows = (batch, heads, embedded.shape[1]), jnp.float32
     vectors = (2, heads, batch, channels), jnp.float32
     outputs = [_like(embedded), _like(value), rows, vectors]
-    inputs = [*inputs[:5], inputs[6], dy]
-    d_embedded, d_value, d_bias, vectors = _launch(_backward, inputs, outputs, temper=temper)
+    d_embedded, d_value, d_bias, vectors = _launch(_backward, [*inputs, dy], outputs, temper=temper)
     d_kernel = jnp.einsum("nbc,nbk->ck", mean, vectors[1])
     d_value_bias, d_offset = _total(vectors, 1)
     d_bias = d_bias.sum(0)[:, : bias.shape[1]]
@@ -146,10 +146,6 @@ def _like(array):
     return array.shape, array.dtype
 
 
-def _blocks(channels):
-    return channels // min(channels, BLOCK)
-
-
 def _stages(width):
     # Of longer queries and keys, fewer programs fit on the chip with more tiles each.
     return 2 if width > 32 else 3
@@ -166,7 +162,7 @@ def _launch(body, maps, outputs, same=None, stages=3, blocks=None, **constants):
     batch, heads, _, channels = value.shape
     return run_flat(
         functools.partial(body, shape=value.shape, width=embedded.shape[1], **constants),
-        grid=(blocks or _blocks(channels), heads, batch),
+        grid=(blocks or channels // min(channels, BLOCK), heads, batch),
         maps=maps,
         outputs=outputs,
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=stages),

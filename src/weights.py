@@ -33,8 +33,10 @@ def named_variables(model):
         if isinstance(layer, LHC):
             parts = layer.named_variables()
         else:
-            leaves = (variable.name.split("/")[-1].split(":")[0] for variable in layer.weights)
-            parts = {leaf: (variable, ...) for leaf, variable in zip(leaves, layer.weights)}
+            parts = {
+                variable.name.split("/")[-1].split(":")[0]: (variable, ...)
+                for variable in layer.weights
+            }
         named.update({f"{layer.name}/{name}": part for name, part in parts.items()})
     return named
 

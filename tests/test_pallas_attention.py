@@ -24,7 +24,7 @@ def draw(heads, d, length, channels):
     exists = np.arange(width) < d
     normal = lambda *shape: random.normal(size=shape).astype(np.float32)  # noqa: E731
     embedded = normal(heads, width, 2, IMAGES, channels) * exists[:, None, None, None]
-    embedded *= min(1, 20 / d) ** 0.5  # so that the temperature does not saturate
+    embedded *= (20 / d) ** 0.5 if d > 64 else 1  # so that the temperature does not saturate
     value, residual, dy = (normal(IMAGES, heads, length, channels) for _ in range(3))
     bias, kernel = normal(heads, d), 0.3 * normal(channels, channels)
     kernel *= min(1, 64 / channels)
