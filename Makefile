@@ -12,10 +12,11 @@ STEPS = Download_Data ETL check_rep ResNet34_Train LHC_Train Controller_Train LH
 .PHONY: run test lint bench clean
 
 # check_rep's exit code 1 says that this machine's bits differ from those in the table: no failure.
+# Any other step, or code, ends the run.
 run: $(VENV)/installed
 	@set -e; for step in $(STEPS); do \
 		echo "== $$step.py --settings $(SETTINGS)"; \
-		$(RUN) $$step.py --settings $(SETTINGS) || { code=$$?; [ $$step = check_rep ] && [ $$code = 1 ]; }; \
+		$(RUN) $$step.py --settings $(SETTINGS) || { code=$$?; [ $$step,$$code = check_rep,1 ] || exit $$code; }; \
 	done
 
 test: lint
@@ -31,6 +32,9 @@ bench: $(VENV)/installed
 	$(RUN) benchmarks/tta_speed.py
 
 $(VENV)/installed: requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
+		sys.exit(None if v == (3, 8) or (3, 11) <= v <= (3, 13) else "error: $(PYTHON) is Python " \
+		"%d.%d, expected 3.11 to 3.13, or 3.8; name another: make PYTHON=python3.11 ..." % v)'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
