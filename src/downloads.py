@@ -29,12 +29,12 @@ class Interrupted(Exception):
     """A transfer failed in a way that may pass."""
 
 
-def fetch(url, path, expected_size=None, md5=None, check=None, hint=""):
+def fetch(url, path, md5=None, check=None, hint=""):
     """Fetch `url` to `path`, replacing what is there only once the new file is complete and right.
 
-    Verified: the length the server announces, `expected_size` in bytes, `md5` (hex digest), and
-    `check(part_path)`, which raises UserError if it doesn't like the file. Time-outs, broken
-    connections and 5xx answers are retried with growing pauses; a part file is resumed.
+    Verified: the length the server announces, `md5` (hex digest), and `check(part_path)`, which
+    raises UserError if it doesn't like the file. Time-outs, broken connections and 5xx answers are
+    retried with growing pauses; a part file is resumed.
     Raises UserError with the address, the reason, and what to do by hand (`hint` adds to it).
     """
     path = Path(path)
@@ -43,7 +43,7 @@ def fetch(url, path, expected_size=None, md5=None, check=None, hint=""):
     try:
         while True:
             try:
-                resumed = _transfer(url, part, expected_size)
+                resumed = _transfer(url, part)
                 _verify(part, md5, check, resumed)
                 break
             except Interrupted as error:
@@ -192,7 +192,7 @@ def _varints(data, count, rest=False):
     return (*numbers, data[position:]) if rest else tuple(numbers)
 
 
-def _transfer(url, part, expected_size):
+def _transfer(url, part):
     """Bring `part` to its full length; return whether bytes of an earlier transfer are in it.
 
     Raises Interrupted if trying again may help, else UserError.
@@ -207,13 +207,11 @@ def _transfer(url, part, expected_size):
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
             start, total = _span(response, part, offset, origin)
-            if expected_size is not None and total not in (None, expected_size):
-                raise UserError(f"expected {expected_size} bytes, the server has {total}")
             if start == 0:
                 _remember(part, url, response, total)
             if start != total:
                 _receive(response, part, start, total)
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:
         if isinstance(error, ValueError):  # an address that can never work
             raise UserError(str(error)) from None
         host, kind = urlsplit(url).netloc, type(error).__name__
@@ -221,10 +219,9 @@ def _transfer(url, part, expected_size):
     arrived = _size(part)
     if total is not None and arrived < total:
         raise Interrupted(f"the connection ended after {arrived} of {total} bytes")
-    wanted = total if expected_size is None else expected_size
-    if wanted is not None and arrived != wanted:
+    if total is not None and arrived > total:
         _discard(part)
-        raise Interrupted(f"expected {wanted} bytes, received {arrived}")
+        raise Interrupted(f"expected {total} bytes, received {arrived}")
     return start > 0
 
 
@@ -242,7 +239,8 @@ def _span(response, part, offset, origin):
         raise Interrupted(f"{reason}: the part file does not fit, starting anew")
     if status == 206:
         total = int(span.group(2)) if span and span.group(2) != "*" else None
-        if not span or span.group(1) != str(offset) or origin["total"] not in (None, total):
+        before = origin["total"] if origin else None
+        if not span or span.group(1) != str(offset) or before not in (None, total):
             _discard(part)
             raise Interrupted("the server's file has changed, starting anew")
         return offset, total
