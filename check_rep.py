@@ -14,7 +14,8 @@ Exit codes: 0 identical, 1 different (repeatable, as far as --repeat has tried),
 here, 3 bad input.
 
 Comes after ETL.py. Time: one epoch at 224 x 224, over an hour on 2 CPU cores, minutes on a GPU;
-half a minute in the Quickstart. Memory: as ResNet34_Train.py. Writes nothing.
+half a minute in the Quickstart. Memory: as ResNet34_Train.py. Writes nothing but the ImageNet
+weights, where they are not there yet.
 """
 
 import sys

@@ -40,11 +40,11 @@ def settings_from(argv, doc):
     return parse(argv, doc).settings
 
 
-def command(main=None, bad_input=None):
+def command(main=None, bad_input=2):
     """Make `main(argv=None) -> int` end in an exit code, never in a traceback the user caused.
 
-    A UserError becomes one line on stderr and its own code, or `bad_input` where that is given:
-    `@command` or `@command(bad_input=3)`.
+    A UserError becomes one line on stderr and the code `bad_input`; so does a file that cannot be
+    read or written, or a full disk. Use: `@command` or `@command(bad_input=3)`.
     """
     if main is None:
         return functools.partial(command, bad_input=bad_input)
@@ -53,9 +53,9 @@ def command(main=None, bad_input=None):
     def guarded(argv=None):
         try:
             return main(argv)
-        except UserError as error:
+        except (UserError, OSError) as error:
             print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
-            return error.code if bad_input is None else bad_input
+            return bad_input
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130

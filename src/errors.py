@@ -4,9 +4,5 @@
 class UserError(Exception):
     """Bad input, told in one line: what, where, what was expected, what was found, what to do.
 
-    Scripts print the line without a traceback and exit with `code`.
+    Scripts print the line without a traceback and exit with a code of their own (src/cli.py).
     """
-
-    def __init__(self, message, code=2):
-        super().__init__(message)
-        self.code = code

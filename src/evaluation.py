@@ -52,6 +52,8 @@ def evaluate(model, settings, name, title="LHC_Net", train=True):
     files, train_labels = _train_files(settings) if train else ([], [])
     val_images, val_labels = _load(settings, "val")
     test_images, test_labels = _load(settings, "test")
+    folder = settings.path("results_folder") / name
+    folder.mkdir(parents=True, exist_ok=True)  # rather than find out hours later that it can't be
     metrics = {}
 
     print(f"{title} Perf:", flush=True)
@@ -86,8 +88,6 @@ def evaluate(model, settings, name, title="LHC_Net", train=True):
     _print("TTA Test Perf", metrics["tta_test"]["accuracy"])
     _print("TTA Test Pred Repeated", metrics["tta_test"]["repeated"])
 
-    folder = settings.path("results_folder") / name
-    folder.mkdir(parents=True, exist_ok=True)
     record = {
         "network": model.name,
         **metrics,

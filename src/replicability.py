@@ -49,6 +49,7 @@ def expected_entry(settings, found):
                 f"{file}: found {json.dumps(entry)[:80]}, allowed: objects with at least a "
                 '"name" (text) and a "value" (number)'
             )
+        _settings_of(entry, file)
     entries = [entry for entry in settings.known_results if entry.get("expected") is True]
     if not entries:
         raise UserError(f'{file}: found no entry with "expected": true, allowed: one or more')
@@ -56,6 +57,15 @@ def expected_entry(settings, found):
         if entry.get("tensorflow") == found.get("tensorflow"):
             return entry
     return entries[0]
+
+
+def _settings_of(entry, file):
+    """Return the settings, in a folder of this repository, that an entry was made with."""
+    folder = entry.get("settings", settings_module.DEFAULTS.name)
+    try:
+        return settings_module.load(settings_module.DEFAULTS.parent / folder)
+    except (TypeError, UserError) as error:
+        raise UserError(f'{file}: {entry["name"]}: "settings": {error}') from None
 
 
 def steps_between(a, b):
@@ -71,8 +81,7 @@ def differences(entry, found, settings):
         for name in CONDITIONS
         if name in entry and not _same(entry[name], found.get(name))
     ]
-    root = settings_module.DEFAULTS.parent
-    there = _decisive(settings_module.load(root / entry.get("settings", "Settings")))
+    there = _decisive(_settings_of(entry, settings.folder / settings_module.KNOWN_RESULTS))
     here = _decisive(settings)
     for key in {**here, **there}:
         if here.get(key) != there.get(key):

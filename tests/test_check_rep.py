@@ -208,6 +208,8 @@ def test_an_entry_may_name_its_own_settings(check, tmp_path):
         ([{"name": "a", "value": "1.0", "expected": True}], "value"),
         ([{"value": 1.0, "expected": True}], "name"),
         ([TABLE[1], {"name": "a"}], "value"),
+        ([dict(TABLE[0], settings="nowhere")], "nowhere: found no such folder"),
+        ([dict(TABLE[0], settings=5)], "settings"),
     ],
 )
 def test_a_bad_table_is_told_before_any_training(monkeypatch, tmp_path, capsys, table, word):

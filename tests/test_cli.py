@@ -54,8 +54,10 @@ def test_exit_codes(capsys):
 
     assert main(0) == 0
     assert main(1) == 1
-    assert main(UserError("two\nlines", code=4)) == 4
+    assert main(UserError("two\nlines")) == 2
     assert capsys.readouterr().err == "error: two lines\n"
+    assert main(OSError(28, "No space left on device", "Results/x")) == 2
+    assert "No space left on device: 'Results/x'" in capsys.readouterr().err
     assert main(KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == "interrupted\n"
     with pytest.raises(ZeroDivisionError):  # a defect of ours keeps its traceback

@@ -165,3 +165,15 @@ def test_missing_data_say_what_to_do(world, capsys, tmp_path, key, hint):
     with pytest.raises(UserError, match=hint):
         evaluation.evaluate(world[2], loaded, "LHC")
     assert capsys.readouterr().out == "" and not (tmp_path / "results").exists()
+
+
+def test_a_results_folder_that_cannot_be_is_told_first(world, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "predict", lambda *args: pytest.fail("predicted"))
+    (tmp_path / "results").write_text("a file")
+    shutil.copytree(world[1], tmp_path / "Settings")
+    data = json.loads((world[1] / "Data_Settings.json").read_text())
+    data["results_folder"] = str(tmp_path / "results")
+    (tmp_path / "Settings" / "Data_Settings.json").write_text(json.dumps(data))
+    assert LHC_Eval.main(["--settings", str(tmp_path / "Settings")]) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.count("\n") == 1 and str(tmp_path / "results") in error
