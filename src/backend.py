@@ -1,4 +1,4 @@
-"""The Keras generation in use, and the dozen tensor operations the nets need.
+"""The Keras generation in use, and the few tensor operations the nets need.
 
 This is the only module that knows whether Keras 3 (TensorFlow, JAX or PyTorch below it) or the
 Keras 2.4 inside TensorFlow 2.4 is running. Everyone else imports `keras` and the operations from
@@ -209,7 +209,7 @@ def compile_model(model, optimizer, learning_rate, steps_per_execution=1, xla=Fa
     extra = {"jit_compile": xla or NAME == "jax"} if GENERATION == 3 else {}
     optimizers = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
     model.compile(
-        optimizers[optimizer](learning_rate=learning_rate),
+        optimizers[optimizer](learning_rate=float(learning_rate)),
         loss="categorical_crossentropy",
         metrics=[
             keras.metrics.CategoricalAccuracy() if GENERATION == 3 else "categorical_accuracy"

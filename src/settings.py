@@ -84,9 +84,10 @@ class Settings:
         return {"seeds": seeds, "stages": stages}
 
     def _stage(self, stage):
-        """Return a stage with the keys that it leaves out."""
+        """Return a stage with the keys that it leaves out, and no more epochs than are allowed."""
         unset = dict.fromkeys(("patience", "seeds", "generator_seed"))
-        return {**PLAIN, **unset, "epochs": self.runtime["max_epochs"], **stage}
+        limit = self.runtime["max_epochs"]
+        return {**PLAIN, **unset, **stage, "epochs": min(stage.get("epochs", limit), limit)}
 
 
 def load(folder="Settings"):

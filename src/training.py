@@ -203,19 +203,25 @@ def validation_batches(validation, size):
 def validate(model, validation, settings):
     """Return {"val_loss", "val_categorical_accuracy"}."""
     steps = math.ceil(len(validation[0]) / VALIDATION_BATCH)
-    batches = prefetch(validation_batches(validation, settings.size), 2)
+    batches = validation_batches(validation, settings.size)
+    batches = prefetch(batches, settings.runtime["prefetch_batches"])
     logs = backend.evaluate(model, batches, steps)
     return {f"val_{key}": logs[key] for key in ("loss", "categorical_accuracy")}
 
 
 def start_folder(settings, name):
-    """Make Models/<name>/ with the run's settings and an empty history; keep an older run aside."""
+    """Make Models/<name>/ with the run's settings and an empty history.
+
+    An older run is kept aside, instead of the one before it, unless it ended before it had weights.
+    """
     folder = settings.path("models_folder") / name
-    if folder.exists():
+    if (folder / weights.FILE).exists():
         aside = folder.with_name(f"{name}.previous")
         if aside.exists():
             shutil.rmtree(aside)
         os.replace(folder, aside)
+    elif folder.exists():
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
     record = {"settings": settings.resolved(), "versions": runtime.versions()}
     (folder / "settings.json").write_text(json.dumps(record, indent=4) + "\n")

@@ -252,6 +252,14 @@ def test_the_run_before_is_kept_aside(loaded):
     assert [text.count("\n") for text in histories] == [2, 3, 4]
 
 
+def test_runs_without_weights_leave_the_one_that_has_them(loaded):
+    _, folder = run(net(), loaded, [stage()])
+    good = (folder / weights.FILE).read_bytes()
+    for _ in range(2):
+        training.start_folder(loaded, "ResNet34")  # and stopped before the first epoch's end
+    assert (folder.with_name("ResNet34.previous") / weights.FILE).read_bytes() == good
+
+
 @pytest.mark.parametrize(
     "key, hint", [("data_folder", "Download_Data.py"), ("images_folder", "ETL.py")]
 )
@@ -435,7 +443,7 @@ def test_optimizers_are_those_of_the_reference():
         [pytest.approx(0.9), pytest.approx(0.999), 1e-7]
     )
     assert float(backend.to_numpy(first.learning_rate)) == np.float32(1e-4)
-    backend.compile_model(model, "sgd", 0.01)
+    backend.compile_model(model, "sgd", 1)  # a rate may be a whole number
     assert isinstance(model.optimizer, keras.optimizers.SGD)
     assert model.optimizer.momentum in (0, 0.0)
     backend.compile_model(model, "adam", 1e-4)
