@@ -73,7 +73,7 @@ PARTS = {"reference": Reference, "fast": Fast}
 
 def stem(parts, x):
     """(B, S, S, 3) grey levels 0...255 -> (B, S/4, S/4, 64)."""
-    # float32 whatever the policy: bfloat16 would round the grey levels above 256 steps away.
+    # float32 whatever the policy: bfloat16 has 8 bits, an enlarged grey level more.
     x = parts.image_norm(name="bn_data", scale=False, dtype="float32", **NORM)(x)
     x = parts.image_conv(x, 64, 7, 2, "conv0")
     x = parts.norm_relu(x, "bn0", "relu0")

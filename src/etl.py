@@ -73,6 +73,14 @@ def _describe(images, labels, size):
     return {"images": len(images), "size": size, "sha256": digest.hexdigest()}
 
 
+def images_of(folder):
+    """Return how many images the note in a folder of JPEGs tells of, or None without a note."""
+    try:
+        return json.loads((Path(folder) / NOTE).read_text())["images"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # no note, or a broken one: the user's own JPEGs may have none
+
+
 def _prepare(folder, description):
     """Return the JPEGs to keep; if the note tells of other data, remove them and write a new one.
 

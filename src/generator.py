@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from src import etl
 from src.backend import keras
 from src.dataset import CLASSES
 from src.errors import UserError
@@ -47,16 +48,8 @@ class ImageFolder:
     def __len__(self):
         return len(self.files)
 
-    def grey(self):
-        """Return all grey planes in file order, uint8 (N, size, size), to be read only."""
-        rows = np.arange(len(self))
-        if self._cache is None:
-            return self.planes(rows)[0]
-        self.in_parallel(lambda part: self.planes(rows[part]), len(rows))
-        return self._cache
-
     def planes(self, rows):
-        """Return an array of grey planes, and where in it the images `rows` lie."""
+        """Return grey planes, uint8 (n, size, size), and where among them the images `rows` lie."""
         if self._cache is None:
             planes = np.stack([read_grey(self.files[row], self.size) for row in rows])
             return planes, np.arange(len(rows))
@@ -223,6 +216,9 @@ def list_images(folder, classes=CLASSES, limit=None):
     total = sum(map(len, names))
     if not total:
         raise UserError(f"{folder}: expected JPEG images, found none; run ETL.py")
+    complete = etl.images_of(folder)
+    if complete is not None and total < complete:
+        raise UserError(f"{folder}: expected {complete} JPEG images, found {total}; run ETL.py")
     if limit is not None and limit < total:
         names = [found[: max(1, round(len(found) * limit / total))] for found in names]
     files = [os.path.join(folder, c, f) for c, found in zip(classes, names) for f in found]

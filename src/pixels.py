@@ -6,43 +6,29 @@ is part of the result, so nothing here may be re-associated or fused. They work 
 and release the interpreter lock, so that threads can share the work.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 from numba import njit
 
 
-def enlarge(images, size, out=None, threads=1):
+def enlarge(images, size):
     """Resize bilinearly with half-pixel centres, as `tf.image.resize` does on a CPU.
 
-    images (N, h, w) of uint8 or float32 -> float32 (N, size, size), range kept; `out` may be given.
+    images (N, h, w) of uint8 or float32 -> float32 (N, size, size), range kept.
     """
     images = np.ascontiguousarray(images)
-    if out is None:
-        out = np.empty((len(images), size, size), np.float32)
+    out = np.empty((len(images), size, size), np.float32)
     taps = bilinear_taps(images.shape[1], size) + bilinear_taps(images.shape[2], size)
-    if threads == 1:
-        _enlarge(images, *taps, out)
-        return out
-    edges = np.linspace(0, len(images), threads + 1).astype(int)
-    with ThreadPoolExecutor(threads) as pool:
-        jobs = [
-            pool.submit(_enlarge, images[a:b], *taps, out[a:b])
-            for a, b in zip(edges[:-1], edges[1:])
-        ]
-        for job in jobs:
-            job.result()
+    _enlarge(images, *taps, out)
     return out
 
 
-def affine(image, matrix, offset, flip_horizontal=False, flip_vertical=False, out=None):
+def affine(image, matrix, offset, flip_horizontal=False, flip_vertical=False):
     """Move one image as `scipy.ndimage.affine_transform(order=1, mode="nearest")`, then flip it.
 
     image uint8 (H, W); output pixel (r, c) reads from `matrix @ (r, c) + offset`; float32 (H, W, 3)
     with three equal channels.
     """
-    if out is None:
-        out = np.empty(image.shape + (3,), np.float32)
+    out = np.empty(image.shape + (3,), np.float32)
     matrices = np.asarray(matrix, np.float64)[None]
     offsets = np.asarray(offset, np.float64)[None]
     flips = np.array([[flip_horizontal, flip_vertical]])
