@@ -6,7 +6,7 @@
 
 PATH is Kaggle's fer2013.csv or icml_face_data.csv (unpacked), or a folder with the three CSVs.
 A broken download is resumed by running the command again; files that are there and complete are
-only verified. Time: an import about 10 s, a download as long as 300 MB take; memory: about 250 MB.
+only verified. Time: an import about 10 s, a download as long as 300 MB take; memory: 160 MB.
 
 Expected result, the last three lines (class counts follow on each):
     train: 28709 images in Data/data_train.csv: Anger 3995, Disgust 436, ...

@@ -5,7 +5,7 @@
 
 Comes after ETL.py. Three stages whose values are two- and three-element lists in that file.
 Writes Models/LHC_Net/: weights.h5 (best epoch of the last stage), history.csv, history.png,
-settings.json. Time: an epoch costs 1.4 to 1.8 times ResNet34's (see ResNet34_Train.py), 50 to 100
+settings.json. Time: an epoch costs 1.3 to 1.8 times ResNet34's (see ResNet34_Train.py), 50 to 100
 epochs. Memory: as ResNet34_Train.py.
 
 Expected result: one line an epoch; about 0.72 validation accuracy on FER2013.

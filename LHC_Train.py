@@ -4,7 +4,7 @@
     python LHC_Train.py --settings Settings/Quickstart
 
 Comes after ResNet34_Train.py. Writes Models/LHC/: weights.h5, history.csv, history.png,
-settings.json. Time: an epoch costs 1.4 to 1.8 times ResNet34's; a handful of epochs, the patience
+settings.json. Time: an epoch costs 1.3 to 1.8 times ResNet34's; a handful of epochs, the patience
 is 3. The Quickstart takes half a minute on 2 cores. Memory: as ResNet34_Train.py.
 
 Expected result: one line an epoch; about 0.73 validation accuracy on FER2013, about 0.9 in the
