@@ -76,7 +76,7 @@ def _describe(images, labels, size):
 def images_of(folder):
     """Return how many images the note in a folder of JPEGs tells of, or None without a note."""
     try:
-        return json.loads((Path(folder) / NOTE).read_text())["images"]
+        return int(json.loads((Path(folder) / NOTE).read_text())["images"])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # no note, or a broken one: the user's own JPEGs may have none
 

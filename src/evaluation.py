@@ -193,7 +193,7 @@ def _load(settings, split):
 
 def _train_files(settings):
     folder = settings.path("images_folder") / "Training"
-    return list_images(folder, CLASSES, settings.runtime["max_train_images"])
+    return list_images(folder, settings.runtime["max_train_images"])
 
 
 def _jpeg_batches(files, settings):

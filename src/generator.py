@@ -29,13 +29,12 @@ class ImageFolder:
     cache_mb: decoded images are kept if all of them fit (size * size bytes each, 1,441 MB for
         FER2013 at 224); otherwise each is decoded whenever it is needed.
 
-    Raises UserError if a class folder is missing or nothing is found, and later if an image cannot
-    be read or has another size.
+    Raises UserError if a class folder is missing or images are (fewer than ETL.py's note tells of,
+    or none), and later if an image cannot be read or has another size.
     """
 
-    def __init__(self, folder, size, limit=None, threads=None, cache_mb=2048, classes=CLASSES):
-        self.files, self.labels = list_images(folder, classes, limit)
-        self.classes = classes
+    def __init__(self, folder, size, limit=None, threads=None, cache_mb=2048):
+        self.files, self.labels = list_images(folder, limit)
         self.size = size
         self._threads = threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._threads)
@@ -105,7 +104,7 @@ class ImageFolderBatches(keras.utils.Sequence):
         self.seed = seed
         self.batches_seen = 0
         self.order = None
-        self._one_hot = np.eye(len(images.classes), dtype=np.float32)
+        self._one_hot = np.eye(len(CLASSES), dtype=np.float32)
 
     def __len__(self):
         return math.ceil(len(self.images) / self.batch_size)
@@ -202,10 +201,10 @@ def draw_parameters(ranges, size, count, random_sample):
     return matrix[:, :2, :2], matrix[:, :2, 2], flips
 
 
-def list_images(folder, classes=CLASSES, limit=None):
+def list_images(folder, limit=None):
     """Paths (list) and labels (int array) of the JPEGs, by class, names in plain string order."""
     names = []
-    for name in classes:
+    for name in CLASSES:
         try:
             found = os.listdir(os.path.join(folder, name))
         except OSError:
@@ -221,8 +220,8 @@ def list_images(folder, classes=CLASSES, limit=None):
         raise UserError(f"{folder}: expected {complete} JPEG images, found {total}; run ETL.py")
     if limit is not None and limit < total:
         names = [found[: max(1, round(len(found) * limit / total))] for found in names]
-    files = [os.path.join(folder, c, f) for c, found in zip(classes, names) for f in found]
-    return files, np.repeat(np.arange(len(classes)), [len(found) for found in names])
+    files = [os.path.join(folder, c, f) for c, found in zip(CLASSES, names) for f in found]
+    return files, np.repeat(np.arange(len(CLASSES)), [len(found) for found in names])
 
 
 def read_grey(path, size):
