@@ -15,12 +15,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from .backend import materialise
 from .pallas_launch import interpreted, run_flat
 
 ROWS = 64  # positions of values, or numbers of an embedding, that are read at once
 BLOCK = 64  # queries, or keys
 ONES = 16  # columns of a matrix of ones, by which matrix units add up the rows of another
+TOGETHER = 128  # vectors of a module, one for each head and image, that a program adds up
 TERMS = 3  # numbers of bfloat16 that have all bits of one of float32
 LOG2_E = math.log2(math.e)
 TINY = 1e-37  # above the smallest normal number of float32
@@ -53,12 +53,11 @@ def _whole_backward(temper, inputs, dy):
     embedded, value, bias, *_ = inputs
     batch, heads, _, channels = value.shape
     rows = (batch, heads, embedded.shape[1]), jnp.float32
-    vectors = (2, heads, batch, channels), jnp.float32
-    outputs = [_like(embedded), _like(value), rows, vectors]
-    d_embedded, d_value, d_bias, vectors = _launch(_backward, [*inputs, dy], outputs, temper=temper)
-    d_kernel = jnp.einsum("nbc,nbk->ck", mean, vectors[1])
-    d_value_bias, d_offset = _total(vectors, 1)
+    outputs = [_like(embedded), _like(value), rows, _like(mean), _like(mean)]
+    results = _launch(_backward, [*inputs, dy], outputs, temper=temper)
+    d_embedded, d_value, d_bias, *vectors = results
     d_bias = d_bias.sum(0)[:, : bias.shape[1]]
+    d_kernel, d_offset, d_value_bias = _totals(mean, *vectors)
     return d_embedded, d_bias, d_value, d_value_bias, dy, d_kernel, d_offset
 
 
@@ -94,12 +93,9 @@ def _blocks_backward(temper, inputs, dy):
         stages=_stages(width),
         temper=temper,
     )
-    d_kernel, d_mean = jnp.einsum("nbc,nbk->ck", means, d_exponent), d_exponent @ kernel.T
-    # An update of the kernel would otherwise come before its use, and need a copy of it.
-    d_kernel, d_mean = materialise((d_kernel, d_mean))
     d_embedded, d_key, d_bias = _launch(
         _backward_means,
-        [embedded, value, bias, d_embedded, d_mean, mean_key],
+        [embedded, value, bias, d_embedded, d_exponent @ kernel.T, mean_key],
         [_like(embedded), _like(mean_key), _like(mean_key)],
         {3: 0},
         blocks=1,
@@ -111,8 +107,8 @@ def _blocks_backward(temper, inputs, dy):
         [_like(embedded), _like(value), _like(means)],
         {6: 0},
     )
-    d_value_bias, d_offset = _total(d_value_bias), _total(d_exponent)
-    d_bias = _total(d_bias, 1)[:, : bias.shape[1]]
+    d_bias = d_bias.sum(1)[:, : bias.shape[1]]
+    d_kernel, d_offset, d_value_bias = _totals(means, d_exponent, d_value_bias)
     return d_embedded, d_bias, d_value, d_value_bias, dy, d_kernel, d_offset
 
 
@@ -130,16 +126,23 @@ def _exponent_gradient(d_logarithm, temperature, temper):
     return -math.log(temper[0]) * temperature * (1 - temperature) * d_logarithm
 
 
-def _total(vectors, kept=0):
-    """Sum over all axes but the last and the first `kept`.
+def _totals(means, d_exponent, d_value_bias):
+    """Return the gradients of W, w and the values' bias from vectors of each head and image.
 
-    In two steps: few columns would keep few of the GPU's units busy.
+    All (heads, B, C) -> (C, C), (C,), (C,).
     """
-    *kept, channels = *vectors.shape[:kept], vectors.shape[-1]
-    count = vectors.size // math.prod((*kept, channels))
-    together = math.gcd(count, max(1, 1024 // channels))
-    parts = vectors.reshape(*kept, -1, together * channels).sum(-2)
-    return parts.reshape(*kept, together, channels).sum(-2)
+    channels = means.shape[-1]
+    count, block = means.size // channels, min(channels, BLOCK)
+    parts = pl.cdiv(count, TOGETHER)
+    outputs = [((parts, channels, channels), jnp.float32), ((2, parts, channels), jnp.float32)]
+    d_kernel, vectors = run_flat(
+        functools.partial(_add_up, count=count, channels=channels),
+        grid=(channels // block, channels // block, parts),
+        maps=[means, d_exponent, d_value_bias],
+        outputs=outputs,
+        compiler_params=triton.CompilerParams(num_warps=4, num_stages=1),
+    )
+    return d_kernel.sum(0), *vectors.sum(1)
 
 
 def _like(array):
@@ -373,8 +376,8 @@ def _forward(embedded, value, bias, kernel, offset, residual, y, *kept, temper, 
 
 
 def _backward(embedded, value, bias, kernel, aboves, temperatures, dy, *outputs, temper, **sizes):
-    """Fill the gradients. vectors: d_value_bias, and d_exponent, which times the means is W's."""
-    d_embedded, d_value, d_bias, vectors = outputs
+    """Fill the gradients. d_exponents: of what T is the sigmoid of."""
+    d_embedded, d_value, d_bias, d_exponents, d_value_biases = outputs
     head = _Head(embedded, value, **sizes)
     above = triton.load(aboves.at[head.place_square()]).astype(jnp.float32)
     softmax = (1 + above) / head.channels
@@ -400,8 +403,8 @@ def _backward(embedded, value, bias, kernel, aboves, temperatures, dy, *outputs,
     temperature = triton.load(temperatures.at[vector])
     factor = _factor(temperature, temper)
     d_exponent = _exponent_gradient(d_logarithm, temperature, temper)
-    triton.store(vectors.at[vector], d_value_bias)
-    triton.store(vectors.at[vectors.shape[0] // 2 + vector], d_exponent)
+    triton.store(d_exponents.at[vector], d_exponent)
+    triton.store(d_value_biases.at[vector], d_value_bias)
     d_mean = jnp.sum(head.load_square(kernel) * d_exponent[None], 1) / head.channels
     d_scores = (d_scaled * factor[:, None] + d_mean[:, None]).astype(value.dtype)
 
@@ -417,6 +420,31 @@ def _backward(embedded, value, bias, kernel, aboves, temperatures, dy, *outputs,
         return 0
 
     _over_rows(head.width, through_scores, 0)
+
+
+def _add_up(means, d_exponents, d_value_biases, kernels, totals, *, count, channels):
+    """Add up TOGETHER of the vectors: products of means and d_exponents, and two plain sums."""
+    block, part = min(channels, BLOCK), pl.program_id(2)
+    left, right = (pl.program_id(axis) * block + jnp.arange(block) for axis in (0, 1))
+
+    def add(index, carry):
+        kernel, to_offset, to_bias = carry
+        rows = part * TOGETHER + index * ROWS + jnp.arange(ROWS)
+        mean = _load(means, rows[:, None] * channels + left[None], rows < count)
+        place = rows[:, None] * channels + right[None]
+        d_exponent, d_value_bias = (
+            _load(ref, place, rows < count) for ref in (d_exponents, d_value_biases)
+        )
+        return kernel + _dot(mean, 0, d_exponent, 0), to_offset + d_exponent, to_bias + d_value_bias
+
+    zeros, tile = jnp.zeros((ROWS, block), jnp.float32), jnp.zeros((block, block), jnp.float32)
+    kernel, *sums = jax.lax.fori_loop(0, TOGETHER // ROWS, add, (tile, zeros, zeros))
+    place = (part * channels + left[:, None]) * channels + right[None]
+    triton.store(kernels.at[place], kernel)
+    for which, rows in enumerate(sums):
+        place = (which * pl.num_programs(2) + part) * channels + right
+        first = jnp.full(right.shape, pl.program_id(0) == 0)
+        triton.store(totals.at[place], jnp.sum(rows, 0), mask=first)
 
 
 # In the blocks, queries are stored as (q + b) * factor, to the base 2. Keys have no bias: it would
@@ -556,19 +584,17 @@ def _backward_means(
         triton.store(d_bias.at[head.place_rows(rows)], to_bias, mask=exists)
 
 
-def _split(*vectors):
-    """Return rows of bfloat16, three for each of the vectors, whose sum is all of its bits.
+def _split(first, second):
+    """Return rows of bfloat16, three for each of two vectors, whose sum is all of its bits.
 
     Matrix units, which add them up, then subtract a vector from all rows of a product.
     """
-    rows = []
-    for vector in vectors:
-        for _ in range(TERMS):
-            rows.append(vector.astype(jnp.bfloat16))
-            vector = vector - rows[-1].astype(jnp.float32)
     number, split = jnp.arange(ONES)[:, None], jnp.bfloat16(0)
-    for k, row in enumerate(rows):
-        split = jnp.where(number == k, row[None], split)
+    rest = jnp.where(number < TERMS, first[None], second[None])
+    for k in range(TERMS):
+        term = rest.astype(jnp.bfloat16)
+        split = jnp.where(number % TERMS == k, term, split)
+        rest = rest - term.astype(jnp.float32)
     return split
 
 
