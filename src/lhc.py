@@ -5,6 +5,11 @@ from . import fast
 from .backend import keras
 
 
+def _in_float32(function, x):
+    """Return function(x), and let gradients of what it is computed with add up in float32."""
+    return B.cast(function(B.cast(x, "float32")), x.dtype)
+
+
 @keras.utils.register_keras_serializable("lhc_net")
 class LHC(keras.layers.Layer):
     """Local multi-Head Channel self-attention with a residual connection.
@@ -162,11 +167,11 @@ class LHC(keras.layers.Layer):
         x = B.cast(x, self.query_pool.compute_dtype)
         gain = None
         if self.controller is not None:
-            gain = B.cast(1.0 + B.tanh(self.w), x.dtype)
+            gain = 1.0 + B.tanh(self.w)
         if self.numerics == "fast":
             return self._call_fast(x, gain)
         y = self._attend(x)
-        return x + (y if gain is None else y * gain)
+        return x + (y if gain is None else y * B.cast(gain, x.dtype))
 
     def _query_pool(self, x):
         # On PyTorch, Keras' averages of windows of an even size count pixels that only pad them.
@@ -212,12 +217,14 @@ class LHC(keras.layers.Layer):
         attend = fast.attention_kernels(residual, self.att_embed_dim)
         value_bias = B.cast(self.value.bias, "float32")
         value = B.conv(x, B.cast(self.value.kernel, x.dtype), padding="same")
-        # The kernels take the bias' gradient where its parts are at hand, so not here.
-        value = value + B.cast(B.stop_gradient(value_bias) if attend else value_bias, x.dtype)
+        if attend:  # the kernels take the bias' gradient where its parts are at hand, so not here
+            value = value + B.cast(B.stop_gradient(value_bias), x.dtype)
+        else:
+            value = _in_float32(lambda value: value + value_bias, value)
         value = self._heads(fast.average_pool(value, 3))
         if gain is not None:
-            value = value * gain
-            value_bias = value_bias * B.cast(B.stop_gradient(gain), "float32")
+            value = _in_float32(lambda value: value * gain, value)
+            value_bias = value_bias * B.stop_gradient(gain)
         embedded, bias = self._embed(pools)
         if attend:
             temper = float(self.att_embed_dim), self.norm_c

@@ -149,6 +149,37 @@ def test_small_weights_stay_float32_under_mixed_precision(monkeypatch):
         assert keras.backend.standardize_dtype(output.dtype) == "bfloat16"
 
 
+def test_gradients_add_up_in_float32_under_mixed_precision():
+    """Sums of 100,000 numbers whose mean is not zero, which 16 bits would lose."""
+    if backend.GENERATION == 2:
+        pytest.skip("TensorFlow 2.4 is used in float32")
+    random, shape = np.random.RandomState(0), (8, 28, 28, 16)
+    x = np.abs(random.normal(size=shape)).astype(np.float32)
+    weighting = (random.normal(size=shape) / 10 + 0.1).astype(np.float32)
+    gradients, start = [], None
+    for precision in ("float32", "bfloat16"):
+        backend.set_precision(precision)
+        try:
+            layer = LHC(num_heads=7, att_embed_dim=8, controller=0.3, numerics="fast")
+            inputs = keras.layers.Input(shape[1:])
+            model = keras.Model(inputs, layer(inputs))
+        finally:
+            backend.set_precision("float32")
+        start = start or weights.take(layer.named_variables())
+        weights.put(layer.named_variables(), start)
+        model.compile(
+            keras.optimizers.SGD(1e-4),
+            loss=lambda y, z: keras.ops.sum(z * keras.ops.cast(y, "float32")),
+            jit_compile=False,
+        )
+        model.train_on_batch(x, weighting)
+        after = weights.take(layer.named_variables())
+        gradients.append({key: start[key] - after[key] for key in ("w", "value/bias")})
+    wanted, found = gradients
+    for key, part in wanted.items():
+        assert np.linalg.norm(found[key] - part) < 2e-2 * np.linalg.norm(part)
+
+
 def test_attention_kernels_where_they_serve(monkeypatch):
     def chosen(length, channels, dimension=16, dtype="bfloat16"):
         value = SimpleNamespace(shape=(2, 1, length, channels), dtype=dtype)
