@@ -7,6 +7,8 @@ backwards. Layers keep the names and variables of those they stand for; only Hea
 of several layers in one.
 """
 
+import math
+
 import numpy as np
 
 from . import backend as B
@@ -37,7 +39,12 @@ def query_key_pools(x, size):
 
 def _has_pools(x, size):
     # The compiler behind Pallas knows no GPU older than Ampere.
-    return B.kernel_capability() >= 8 and size == 3 and x.shape[-1] % 16 == 0
+    return B.kernel_capability() >= 8 and size == 3 and x.shape[-1] % 16 == 0 and _counted(x.shape)
+
+
+def _counted(shape):
+    """Return whether kernels, which count in int32, can tell all numbers of two maps apart."""
+    return 2 * math.prod(length for length in shape if length is not None) <= 2**31
 
 
 def attention_kernels(value, dimension):
@@ -45,13 +52,16 @@ def attention_kernels(value, dimension):
 
     value: (B, heads, l, C). dimension: d, the length of queries and keys.
     """
-    length, channels = value.shape[2:]
+    *images_and_heads, length, channels = value.shape
     # Their products would round float32 to TF32, and their tiles are powers of two. They need more
     # memory on the chip than workstation cards have: A100, H100, B200 and their like.
     capability = B.kernel_capability()
     if value.dtype == "float32" or not (capability == 8 or 9 <= capability < 12):
         return None
     if channels not in (16, 32, 64, 128, 256, 512):
+        return None
+    longest = max(length, dimension + -dimension % 8, channels)  # of all that a head has columns of
+    if not _counted((*images_and_heads, longest, channels)):
         return None
     if channels <= 64:
         return attend_whole
@@ -81,6 +91,8 @@ def max_pool(x, size, strides, padding, border):
     framework's pooling does; the gradient of a pixel is then gathered from the windows it is in.
     """
     height, width, channels = x.shape[1:]
+    kind = np.uint8 if size < 16 else np.int32
+    nobody, outside = np.iinfo(kind).max - 1, np.iinfo(kind).max  # beyond the numbers of pixels
     before = padding[0]
     reach = -(-size // strides)  # windows that a pixel is in, along one axis
     rows, columns = (-(-(length + sum(padding)) // strides) for length in (height, width))
@@ -90,11 +102,11 @@ def max_pool(x, size, strides, padding, border):
         largest = winner = None
         for k, part in enumerate(_windows(_pad(x, padding, padding, border), size, strides)):
             if largest is None:
-                largest, winner = part, B.cast(B.zeros_like(part), "uint8")
+                largest, winner = part, B.cast(B.zeros_like(part), kind.__name__)
             else:
                 better = part > largest
                 largest = B.where(better, part, largest)
-                winner = B.where(better, np.uint8(k), winner)
+                winner = B.where(better, kind(k), winner)
         largest, winner = B.materialise(largest), B.materialise(winner)
 
         def gradient(dy):
@@ -102,13 +114,13 @@ def max_pool(x, size, strides, padding, border):
             # p // strides - a, for a = 0...reach - 1.
             after = [n - m for n, m in zip((rows, columns), largest.shape[1:3])]
             pads = [(reach - 1, extra) for extra in after]
-            dy, chosen = _pad(dy, *pads, 0), _pad(winner, *pads, 255)
+            dy, chosen = _pad(dy, *pads, 0), _pad(winner, *pads, outside)
             dx = 0.0
             for a, b in np.ndindex(reach, reach):
                 i, j = np.arange(strides) + a * strides, np.arange(strides) + b * strides
                 number = np.add.outer(i * size, j)
-                number[i >= size] = number[:, j >= size] = 254  # nobody's
-                number = number.astype(np.uint8)[:, None, :, None]
+                number[i >= size] = number[:, j >= size] = nobody
+                number = number.astype(kind)[:, None, :, None]
                 r, c = reach - 1 - a, reach - 1 - b
                 index = (slice(None), slice(r, r + rows), None, slice(c, c + columns), None)
                 dx = dx + B.where(chosen[index] == number, B.cast(dy[index], "float32"), 0.0)

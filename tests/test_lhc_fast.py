@@ -63,7 +63,10 @@ def close(found, expected, tolerance=1e-4):
     assert error < tolerance or np.abs(found - expected).max() < 1e-6
 
 
-@pytest.mark.parametrize("options", [{}, {"controller": -0.5}, {"pool_size": 2, "norm_c": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"controller": -0.5}, {"pool_size": 2, "norm_c": 0}, {"pool_size": 16}, {"pool_size": 17}],
+)
 def test_outputs_and_gradients_agree(options):
     x = np.random.RandomState(0).normal(size=(3,) + SHAPE).astype(np.float32)
     compare(module("reference", **options), module("fast", **options), x)
@@ -165,7 +168,11 @@ def test_gradients_add_up_in_float32_under_mixed_precision():
             model = keras.Model(inputs, layer(inputs))
         finally:
             backend.set_precision("float32")
-        start = start or weights.take(layer.named_variables())
+        if start is None:
+            start = {
+                key: random.normal(size=part.shape).astype(np.float32) / 5
+                for key, part in weights.take(layer.named_variables()).items()
+            }
         weights.put(layer.named_variables(), start)
         model.compile(
             keras.optimizers.SGD(1e-4),
@@ -177,12 +184,12 @@ def test_gradients_add_up_in_float32_under_mixed_precision():
         gradients.append({key: start[key] - after[key] for key in ("w", "value/bias")})
     wanted, found = gradients
     for key, part in wanted.items():
-        assert np.linalg.norm(found[key] - part) < 2e-2 * np.linalg.norm(part)
+        assert np.linalg.norm(found[key] - part) < 2e-2 * np.linalg.norm(part), key
 
 
 def test_attention_kernels_where_they_serve(monkeypatch):
-    def chosen(length, channels, dimension=16, dtype="bfloat16"):
-        value = SimpleNamespace(shape=(2, 1, length, channels), dtype=dtype)
+    def chosen(length, channels, dimension=16, dtype="bfloat16", images=2):
+        value = SimpleNamespace(shape=(images, 1, length, channels), dtype=dtype)
         return fast.attention_kernels(value, dimension)
 
     assert chosen(49, 64) is None  # no GPU here
@@ -201,16 +208,18 @@ def test_attention_kernels_where_they_serve(monkeypatch):
         (49, 8),
         (49, 64, 16, "float32"),
         (49, 128, 200, "float16"),
+        (392, 64, 16, "bfloat16", 50000),  # more than int32 can count
     ):
         assert chosen(*sizes) is None
 
 
 def test_pool_kernels_where_they_serve(monkeypatch):
-    def chosen(channels=64, size=3):
-        return fast._has_pools(SimpleNamespace(shape=(2, 8, 8, channels)), size)
+    def chosen(channels=64, size=3, images=2, length=8):
+        return fast._has_pools(SimpleNamespace(shape=(images, length, length, channels)), size)
 
     assert not chosen()  # no GPU here
     for capability, serves in ((7.5, False), (8.0, True), (8.9, True)):
         monkeypatch.setattr(backend, "kernel_capability", lambda found=capability: found)
         assert chosen() == serves
-    assert not chosen(channels=24) and not chosen(size=2)
+    assert chosen(images=None) and not chosen(channels=24) and not chosen(size=2)
+    assert chosen(images=256, length=256) and not chosen(images=256, length=257)  # int32
