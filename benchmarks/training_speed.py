@@ -3,9 +3,9 @@
     KERAS_BACKEND=jax python benchmarks/training_speed.py [--network ResNet34] [--images 20000]
 
 Trains with fast numerics on drawn images at 224 x 224, batch 64, the second stage's augmentation:
-everything that `src/training.py` does in an epoch but plots and weights. The bare step is the same
-step, input path included, called in a loop on one batch that stays on the device. Goal: 90 % of it.
-Needs a GPU; 2 minutes.
+everything that `src/training.py` does for an epoch's training, without validation, plots and
+weights. The bare step is the same step, input path included, called in a loop on one batch that
+stays on the device. Goal: 90 % of it. Needs a GPU; 2 minutes.
 """
 
 import argparse

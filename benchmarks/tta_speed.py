@@ -1,4 +1,4 @@
-"""Time test-time augmentation against one `predict` call per view on arrays built beforehand.
+"""Time test-time augmentation against one `predict` call per view on an array built for it.
 
     python benchmarks/tta_speed.py [--images 64] [--views 60] [--settings FOLDER]
 
