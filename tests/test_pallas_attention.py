@@ -78,3 +78,16 @@ def test_gradients_with_half_precision(dtype):
     for found, wanted in zip(backward(dy), wanted_gradients):
         error = np.linalg.norm(np.asarray(found, np.float64) - wanted) / np.linalg.norm(wanted)
         assert error < (1e-2 if dtype == "bfloat16" else 2e-3)
+
+
+@pytest.mark.parametrize("heads, images, channels", [(3, 100, 64), (1, 129, 128), (2, 5, 16)])
+def test_small_gradients_add_up(heads, images, channels):
+    """More vectors than one program adds up, in numbers that do not fill the last one."""
+    random = np.random.RandomState(0)
+    shape = heads, images, channels
+    parts = [random.normal(size=shape).astype(np.float32) for _ in range(3)]
+    found = pallas_attention._totals(*map(jnp.asarray, parts))
+    means, d_exponent, d_value_bias = (part.reshape(-1, channels).astype(float) for part in parts)
+    wanted = means.T @ d_exponent, d_exponent.sum(0), d_value_bias.sum(0)
+    for one, other in zip(found, wanted):
+        np.testing.assert_allclose(one, other, atol=1e-4)
