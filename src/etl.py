@@ -76,9 +76,16 @@ def _describe(images, labels, size):
 def images_of(folder):
     """Return how many images the note in a folder of JPEGs tells of, or None without a note."""
     try:
-        return int(json.loads((Path(folder) / NOTE).read_text())["images"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # no note, or a broken one: the user's own JPEGs may have none
+        return int(_read_note(Path(folder))["images"])
+    except (KeyError, TypeError, ValueError):
+        return None  # the user's own JPEGs may have none
+
+
+def _read_note(folder):
+    try:
+        return json.loads((folder / NOTE).read_text())
+    except (OSError, ValueError):
+        return None  # no note, or a broken one
 
 
 def _prepare(folder, description):
@@ -95,17 +102,13 @@ def _prepare(folder, description):
         for entry in os.scandir(folder / name)
         if re.match(r"Images\d+\.jpeg(\.part)?$", entry.name)
     ]
-    note = folder / NOTE
-    try:
-        if json.loads(note.read_text()) == description:
-            return {entry.path for entry in present if entry.stat().st_size}
-    except (OSError, ValueError):
-        pass  # no note, or a broken one
+    if _read_note(folder) == description:
+        return {entry.path for entry in present if entry.stat().st_size}
     for entry in present:
         os.remove(entry.path)
     draft = folder / (NOTE + ".part")
     draft.write_text(json.dumps(description, indent=1) + "\n")
-    os.replace(draft, note)
+    os.replace(draft, folder / NOTE)
     return set()
 
 
