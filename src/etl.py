@@ -13,16 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from simplejpeg import encode_jpeg
 from tqdm import tqdm
 
 from src.dataset import CLASSES
 from src.errors import UserError
-from src.pixels import enlarge
+from src.pixels import enlarge, floored_rgb
 
 SUBFOLDER = "Training"
 NOTE = "etl.json"
-PART = 8  # images per piece of work: at 224 pixels, 2 MB for each worker
+PART = 8  # images per piece of work: at 224 pixels, 3 MB for each worker
 
 
 def write_images(images, labels, folder, size, threads=None, progress=False):
@@ -113,7 +113,9 @@ def _prepare(folder, description):
 
 
 def _write_part(images, paths, size):
-    for plane, path in zip(enlarge(images, size).astype(np.uint8), paths):  # the cast floors
-        draft = path + ".part"  # a file rather than a buffer: Pillow then releases the lock
-        Image.fromarray(plane).convert("RGB").save(draft, "JPEG", quality=100, subsampling=0)
+    # The same encoder as Pillow's, and the same bytes, without its copies of the picture.
+    for rgb, path in zip(floored_rgb(enlarge(images, size)), paths):
+        draft = path + ".part"
+        with open(draft, "wb") as file:
+            file.write(encode_jpeg(rgb, quality=100, colorsubsampling="444"))
         os.replace(draft, path)

@@ -22,6 +22,13 @@ def enlarge(images, size):
     return out
 
 
+def floored_rgb(planes):
+    """Floor float32 planes (N, H, W) of 0...255: uint8 (N, H, W, 3), three equal channels."""
+    out = np.empty(planes.shape + (3,), np.uint8)
+    _floor_rgb(planes.reshape(-1), out.reshape(-1))
+    return out
+
+
 def affine(image, matrix, offset, flip_horizontal=False, flip_vertical=False):
     """Move one image as `scipy.ndimage.affine_transform(order=1, mode="nearest")`, then flip it.
 
@@ -146,22 +153,33 @@ def bilinear_taps(length, size):
 
 @njit(nogil=True, cache=True)
 def _enlarge(images, top, bottom, row_weight, left, right, column_weight, out):
-    size = out.shape[1]
-    above = np.empty(size, np.float32)
-    below = np.empty(size, np.float32)
+    height, size = images.shape[1], out.shape[1]
+    wide = np.empty((height, size), np.float32)
     for n in range(len(images)):
+        for r in range(height):
+            _interpolate_row(images[n, r], left, right, column_weight, wide[r])
         for r in range(size):
-            if r == 0 or top[r] != top[r - 1] or bottom[r] != bottom[r - 1]:
-                _widen(images[n, top[r]], left, right, column_weight, above)
-                _widen(images[n, bottom[r]], left, right, column_weight, below)
-            weight = row_weight[r]
-            for c in range(size):
-                out[n, r, c] = above[c] + (below[c] - above[c]) * weight
+            _interpolate_rows(wide[top[r]], wide[bottom[r]], row_weight[r], out[n, r])
 
 
 @njit(nogil=True, cache=True)
-def _widen(row, left, right, weight, out):
+def _interpolate_row(row, left, right, weight, out):
     for c in range(len(out)):
         a = np.float32(row[left[c]])
         b = np.float32(row[right[c]])
         out[c] = a + (b - a) * weight[c]
+
+
+@njit(nogil=True, cache=True)
+def _interpolate_rows(above, below, weight, out):
+    for c in range(len(out)):
+        out[c] = above[c] + (below[c] - above[c]) * weight
+
+
+@njit(nogil=True, cache=True)
+def _floor_rgb(planes, out):
+    for i in range(len(planes)):  # flat arrays: the compiler then writes whole vectors
+        grey = np.uint8(planes[i])
+        out[3 * i] = grey
+        out[3 * i + 1] = grey
+        out[3 * i + 2] = grey
