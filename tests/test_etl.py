@@ -12,6 +12,7 @@ import ETL
 from src import etl
 from src.dataset import CLASSES, load
 from src.errors import UserError
+from src.pixels import enlarge
 
 DATA = Path(__file__).parent / "data"
 
@@ -38,6 +39,17 @@ def test_jpegs_are_the_references(tiny, tmp_path):
         grey = np.ascontiguousarray(pixels[..., 0])
         assert hashlib.sha256(grey).hexdigest() == expected[name]["decoded_gray_sha256"]
         assert hashlib.sha256(content).hexdigest() == expected[name]["jpeg_sha256"]
+
+
+@pytest.mark.parametrize("size", [1, 37, 48])
+def test_jpegs_have_the_bytes_that_pillow_writes(size, tmp_path):
+    noise = np.random.RandomState(0).randint(0, 256, (3, 48, 48)).astype(np.uint8)
+    etl.write_images(noise, np.zeros(3, int), tmp_path / "ours", size)
+    for i, plane in enumerate(np.floor(enlarge(noise, size))):
+        rgb = Image.fromarray(np.stack([plane.astype(np.uint8)] * 3, axis=-1))
+        rgb.save(tmp_path / "theirs.jpeg", quality=100, subsampling=0)
+        ours = tmp_path / "ours" / "Training" / "Anger" / f"Images{i}.jpeg"
+        assert ours.read_bytes() == (tmp_path / "theirs.jpeg").read_bytes()
 
 
 def test_interrupted_run_is_completed(tiny, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import affine_transform
 
 from src.dataset import load
-from src.pixels import affine, enlarge
+from src.pixels import affine, enlarge, floored_rgb
 
 DATA = Path(__file__).parent / "data"
 
@@ -32,6 +32,13 @@ def test_enlarge_is_tensorflows_resize(shape, size):
     with tf.device("CPU"):
         expected = tf.image.resize(images[..., None], (size, size)).numpy()[..., 0]
     assert np.array_equal(enlarge(images, size), expected)
+
+
+def test_floored_rgb_rounds_down():
+    planes = np.array([[[0, 0.99, 1], [127.5, 254.999, 255]]], np.float32)
+    rgb = floored_rgb(planes)
+    assert rgb.shape == (1, 2, 3, 3) and rgb.dtype == np.uint8
+    assert np.array_equal(rgb, np.stack([np.floor(planes)] * 3, axis=-1))
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (30, 17)])
