@@ -17,7 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src import networks, runtime, sample, tta  # noqa: E402
+from src import backend, networks, runtime, sample, tta  # noqa: E402
 from src.cli import command, parse  # noqa: E402
 from src.evaluation import image_batches  # noqa: E402
 from src.pixels import enlarge  # noqa: E402
@@ -54,12 +54,12 @@ def main(argv=None):
             total = total + network.predict(array, batch_size=batch_size, verbose=0)
         return total / len(views)
 
-    model = tta.with_view(network, settings.size)
+    predict = backend.predictor(tta.with_view(network, settings.size))
 
     def together(views):
         rows = tta.table(views, settings.size)
         batches = image_batches(images, settings)
-        return tta.average(model, rows, np.ones(len(views)), batches, count)
+        return tta.average(predict, rows, np.ones(len(views)), batches, count)
 
     separate(views[:2])
     together(views[:2])

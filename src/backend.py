@@ -105,7 +105,26 @@ def materialise(tensors):
 
 def to_numpy(tensor):
     """Return a tensor of any backend as a NumPy array."""
-    return ops.convert_to_numpy(tensor) if GENERATION == 3 else tensor.numpy()
+    return ops.convert_to_numpy(tensor) if GENERATION == 3 else np.asarray(tensor)
+
+
+def predictor(model):
+    """Return run(inputs) -> `model.predict_on_batch(inputs)`.
+
+    On JAX the result comes back, a tensor, while the device still computes it.
+    """
+    if NAME != "jax":
+        return model.predict_on_batch
+    import jax
+
+    groups = model.trainable_variables, model.non_trainable_variables
+
+    @jax.jit
+    def step(values, inputs):
+        return model.stateless_call(*values, inputs, training=False)[0]
+
+    # Read anew each time: training, and Keras' own predict, replace the arrays of the variables.
+    return lambda inputs: step([[variable.value for variable in part] for part in groups], inputs)
 
 
 def keep_python_random(build):

@@ -19,7 +19,7 @@ from .backend import keras
 from .dataset import CLASSES
 from .generator import list_images, read_grey
 from .pixels import enlarge
-from .prefetch import prefetch
+from .prefetch import one_ahead, prefetch
 
 # Accuracy in % on the test split, as published (REFERENCE.md section 10).
 PAPER = {
@@ -54,31 +54,32 @@ def evaluate(model, settings, name, title="LHC_Net", train=True):
     test_images, test_labels = _load(settings, "test")
     folder = settings.path("results_folder") / name
     folder.mkdir(parents=True, exist_ok=True)  # rather than find out hours later that it can't be
+    predictor = backend.predictor(model)
     metrics = {}
 
     print(f"{title} Perf:", flush=True)
     if train:
         batches = _jpeg_batches(files, settings)
-        probabilities = predict(model, batches, len(files), "train")
+        probabilities = predict(predictor, batches, len(files), "train")
         metrics["train"] = _measure(train_labels, probabilities)
         metrics["train"]["loss"] = cross_entropy(train_labels, probabilities)
         _print("Train Loss", metrics["train"]["loss"])
         _print("Train Perf", metrics["train"]["accuracy"])
 
     batches = image_batches(val_images, settings)
-    val_probabilities = predict(model, batches, len(val_images), "val")
+    val_probabilities = predict(predictor, batches, len(val_images), "val")
     metrics["val"] = _measure(val_labels, val_probabilities)
     _print("Val Perf", metrics["val"]["accuracy"])
 
     batches = image_batches(test_images, settings)
-    test_probabilities = predict(model, batches, len(test_images), "test")
+    test_probabilities = predict(predictor, batches, len(test_images), "test")
     metrics["test"] = _measure(test_labels, test_probabilities)
     _print("Test Perf", metrics["test"]["accuracy"])
     _print("Test Pred Repeated", metrics["test"]["repeated"])
 
     batches = image_batches(test_images, settings)
     tta_probabilities = tta.average(
-        tta.with_view(model, settings.size),
+        backend.predictor(tta.with_view(model, settings.size)),
         tta.table(tta.descriptions(settings.evaluation), settings.size),
         tta.view_weights(settings.evaluation),
         batches,
@@ -122,17 +123,18 @@ def evaluate(model, settings, name, title="LHC_Net", train=True):
     return metrics
 
 
-def predict(model, batches, count, name):
+def predict(predictor, batches, count, name):
     """Return probabilities float32 (N, classes) of grey `batches`, float32 (B, S, S) each.
 
-    count: number of images, name: of the split; both for the progress bar.
+    predictor: from `backend.predictor`. count: number of images, name: of the split; both for the
+    progress bar.
     """
+    results = (predictor(np.repeat(grey[..., None], 3, axis=-1)) for grey in batches)
     probabilities = []
     with tqdm(total=count, desc=name, unit="image") as progress:
-        for grey in batches:
-            rgb = np.repeat(grey[..., None], 3, axis=-1)
-            probabilities.append(model.predict_on_batch(rgb))
-            progress.update(len(grey))
+        for result in one_ahead(results):
+            probabilities.append(backend.to_numpy(result))
+            progress.update(len(result))
     return np.concatenate(probabilities)
 
 

@@ -1,4 +1,4 @@
-"""Batches prepared in a thread while the device works on the ones before."""
+"""What is prepared while the device works: batches, in a thread, and its own next results."""
 
 import queue
 import threading
@@ -46,3 +46,16 @@ def prefetch(batches, ahead):
             yield batch
     finally:
         stopped.set()
+
+
+def one_ahead(results):
+    """Yield each item of an iterator after the next one was asked for.
+
+    Where a device computes the items while Python goes on, it never waits for their consumer.
+    """
+    results = iter(results)
+    for current in results:
+        for following in results:
+            yield current
+            current = following
+        yield current

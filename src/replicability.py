@@ -32,7 +32,8 @@ def measure(settings):
             pass
     images, one_hot = validation
     batches = evaluation.image_batches(images, settings)
-    probabilities = evaluation.predict(network, batches, len(images), "validation")
+    predictor = backend.predictor(network)
+    probabilities = evaluation.predict(predictor, batches, len(images), "validation")
     return np.float32(evaluation.cross_entropy(one_hot.argmax(axis=1), probabilities))
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from . import backend as B
 from .backend import keras
+from .prefetch import one_ahead
 
 # Left and right pixels count from 0; see `View.call` for what each number does.
 COLUMNS = (
@@ -145,21 +146,23 @@ def with_view(net, size):
     return keras.Model([grey, rows], net(View(name="make_view")([grey, rows])), name="tta")
 
 
-def average(model, views, weights, batches, count):
+def average(predict, views, weights, batches, count):
     """Return the weighted mean of the probabilities over all views, float32 (N, classes).
 
-    model: from `with_view`. views: rows of `table`; weights: one number each. batches: yields grey
-    images float32 (B, S, S), 0...255, `count` in all. Only one batch is in memory at a time.
+    predict: [grey, rows] -> probabilities, from `backend.predictor(with_view(net, size))`. views:
+    rows of `table`; weights: one number each. batches: yields grey images float32 (B, S, S),
+    0...255, `count` in all. Only one batch is in memory at a time.
     """
     weights = np.float32(weights)
     means = []
     with tqdm(total=count * len(views), desc="TTA", unit="view") as progress:
         for grey in batches:
-            total = np.float32(0)
             tensor = B.convert(grey)  # to the device once, not once a view
-            for view, weight in zip(views, weights):
-                rows = B.convert(np.tile(view, (len(grey), 1)))
-                total = total + weight * model.predict_on_batch([tensor, rows])
+            rows = (B.convert(np.tile(view, (len(grey), 1))) for view in views)
+            passes = one_ahead(predict([tensor, row]) for row in rows)
+            total = np.float32(0)
+            for weight, probabilities in zip(weights, passes):
+                total = total + weight * B.to_numpy(probabilities)
                 progress.update(len(grey))
             means.append(total / weights.sum())
     return np.concatenate(means)

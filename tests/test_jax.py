@@ -1,4 +1,4 @@
-"""The layer, its kernels and the input path again, on JAX, where it is installed."""
+"""The layer, its kernels, the input path and the views again, on JAX, where it is installed."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-FILES = ["test_lhc_fast.py", "test_device_input.py"]
+FILES = ["test_lhc_fast.py", "test_device_input.py", "test_tta.py::test_average_weighs_the_passes"]
 
 
 def test_on_jax():

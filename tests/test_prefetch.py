@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from src.prefetch import prefetch
+from src.prefetch import one_ahead, prefetch
 
 
 def threads_end(count, seconds=5):
@@ -91,3 +91,19 @@ def test_the_batches_are_closed_when_the_consumer_stops_early():
     next(stream)
     stream.close()
     assert closed.wait(5)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_one_ahead_asks_for_the_next_one_first(count):
+    asked = []
+
+    def results():
+        for i in range(count):
+            asked.append(i)
+            yield i
+
+    taken = []
+    for item in one_ahead(results()):
+        taken.append(item)
+        assert asked == list(range(min(item + 2, count)))
+    assert taken == list(range(count))
