@@ -12,7 +12,7 @@ from .errors import UserError
 IDENTICAL, REPEATABLE, NOT_REPEATABLE = 0, 1, 2  # the exit codes
 
 # What a table entry may say about its machine, and the name of it in `runtime.versions()`.
-CONDITIONS = ("tensorflow", "python", "gpus", "driver", "cuda", "cudnn")
+CONDITIONS = ("tensorflow", "python", "cpu", "gpus", "driver", "cuda", "cudnn")
 # Runtime settings that cannot change the value.
 NEUTRAL = ("image_cache_mb", "prefetch_batches", "max_epochs", "max_test_images")
 
@@ -38,10 +38,11 @@ def measure(settings):
 
 
 def expected_entry(settings, found):
-    """Return the table's expected entry that is nearest to this stack, and to the paper's if none.
+    """Return the table's expected entry that is nearest to this machine, the first if none is.
 
-    An entry with "expected": true carries the value to reproduce; where there are several, the one
-    made by the running TensorFlow counts. Raises UserError where the table is not usable.
+    An entry with "expected": true carries the value to reproduce; where there are several, one made
+    by the running TensorFlow counts, and best on such a CPU. Raises UserError where the table is
+    not usable.
     """
     file = settings.folder / settings_module.KNOWN_RESULTS
     for entry in settings.known_results:
@@ -54,10 +55,12 @@ def expected_entry(settings, found):
     entries = [entry for entry in settings.known_results if entry.get("expected") is True]
     if not entries:
         raise UserError(f'{file}: found no entry with "expected": true, allowed: one or more')
-    for entry in entries:
-        if entry.get("tensorflow") == found.get("tensorflow"):
-            return entry
-    return entries[0]
+
+    def nearness(entry):
+        same = [entry.get(name) == found.get(name) for name in ("tensorflow", "cpu")]
+        return same[0], all(same)
+
+    return max(entries, key=nearness)  # of several, the first
 
 
 def _settings_of(entry, file):

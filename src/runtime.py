@@ -1,6 +1,7 @@
 """What is set once per process before anything is computed: determinism, threads, precision."""
 
 import platform
+from pathlib import Path
 
 import numba
 import PIL
@@ -22,4 +23,20 @@ def prepare(settings):
 def versions():
     """Return {name: version} of all that has a part in the numbers, for storing with a run."""
     libraries = {"scipy": scipy.__version__, "pillow": PIL.__version__, "numba": numba.__version__}
-    return dict(backend.versions(), platform=platform.platform(), **libraries)
+    return dict(backend.versions(), cpu=cpu(), platform=platform.platform(), **libraries)
+
+
+def cpu(info=Path("/proc/cpuinfo")):
+    """Return who made the CPU and its widest vector instructions, where Linux tells: sums are added
+    up in another order on another one.
+    """
+    try:
+        lines = info.read_text().splitlines()
+    except OSError:
+        lines = []
+    told = {name.strip(): value.split() for name, _, value in (x.partition(":") for x in lines)}
+    if not told.get("vendor_id"):
+        return platform.machine()
+    names = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX"}
+    widest = [shown for flag, shown in names.items() if flag in told.get("flags", [])]
+    return ", ".join(told["vendor_id"] + widest[:1])

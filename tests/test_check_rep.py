@@ -1,6 +1,7 @@
 """check_rep: its sentences, figures, verdicts and exit codes, and the table of known results."""
 
 import json
+import platform
 
 import numpy as np
 import pytest
@@ -179,6 +180,27 @@ def test_the_expected_entry_of_the_running_stack_counts(check):
     assert code == 1 and any("seen before: the paper" in line for line in lines)
     code, lines = check([np.float32(1.5)], machine=dict(MACHINE, tensorflow="2.30.0"))
     assert code == 0 and "(today)" in lines[2]  # none of this stack: the first
+
+
+def test_of_a_stacks_entries_the_one_of_such_a_cpu_counts(check):
+    entries = [dict(TABLE[1], name=cpu, value=i, cpu=cpu) for i, cpu in enumerate(["Intel", "AMD"])]
+    for i, cpu in enumerate(["Intel", "AMD"]):
+        code, lines = check(
+            [np.float32(i)], machine=dict(MACHINE, cpu=cpu), Known_Results=[TABLE[0], *entries]
+        )
+        assert code == 0 and f"({cpu})" in lines[2]
+    code, lines = check([np.float32(1)], machine=dict(MACHINE, cpu="ARM"))
+    assert code == 1 and "(Intel)" in lines[2] and "cpu: ARM here, Intel there" in changes(lines)
+
+
+def test_the_cpu_is_named_by_maker_and_vector_instructions(tmp_path):
+    info = tmp_path / "cpuinfo"
+    for flags, shown in (("sse avx avx2 avx512f", "Maker, AVX-512"), ("sse avx", "Maker, AVX")):
+        info.write_text(f"processor\t: 0\nvendor_id\t: Maker\nflags\t\t: fpu {flags}\n\n" * 2)
+        assert runtime.cpu(info) == shown
+    info.write_text("processor\t: 0\nFeatures\t: asimd\n")
+    assert runtime.cpu(info) == runtime.cpu(tmp_path / "nowhere") == platform.machine()
+    assert replicability.environment()["cpu"] == runtime.cpu()
 
 
 def test_values_seen_elsewhere_are_recognised(check):

@@ -1,6 +1,8 @@
 """The real scripts at 224 pixels against the original's numbers, to the last bit.
 
-Only on the paper's stack. The scripts run as users run them, each in a process of its own.
+Only on the paper's stack. The scripts run as users run them, each in a process of its own. Last
+bits are those of an Intel CPU with AVX-512. On others TensorFlow adds up in another order: rounding
+is all that parts the first epoch from the original's; after it, training makes that larger.
 """
 
 import json
@@ -13,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src import backend, dataset, etl
+from src import backend, dataset, etl, runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Path(__file__).parent / "data" / "tiny_data"
 pytestmark = pytest.mark.skipif(backend.GENERATION != 2, reason="only on the paper's stack")
 BEFORE = {"LHC_Train": "ResNet34_Train", "Controller_Train": "LHC_Train"}
+SAME_CPU = runtime.cpu() == "GenuineIntel, AVX-512"
 QUICK = ("check_rep", "ResNet34_Train")
 NAMES = [*QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in [*BEFORE, "LHC_Net_Train"])]
 
@@ -77,6 +80,15 @@ def test_every_epoch_is_the_originals(run, shared, script):
         value = next(line for line in lines if line.startswith("value:"))
         value = np.float32(re.search(r"\d\.\d+", value).group())
         # `predict` and `evaluate` add up in another order.
-        assert abs(value - shown["val_loss"]) <= 2 * np.spacing(np.float32(shown["val_loss"]))
-    else:
-        assert [{key: row[key] for key in expected[0]} for row in rows] == expected
+        steps = 2 if SAME_CPU else 8
+        assert abs(value - shown["val_loss"]) <= steps * np.spacing(np.float32(shown["val_loss"]))
+        return
+    found = [{key: row[key] for key in expected[0]} for row in rows]
+    if SAME_CPU:
+        assert found == expected
+        return
+    assert len(found) == len(expected)
+    for i, (epoch, shown) in enumerate(zip(found, expected)):
+        first = i == 0 and script not in BEFORE
+        assert epoch["loss"] == pytest.approx(shown["loss"], rel=1e-6 if first else 1e-2)
+        assert epoch["val_loss"] == pytest.approx(shown["val_loss"], rel=1e-6 if first else 1e-3)
