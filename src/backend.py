@@ -111,7 +111,7 @@ def to_numpy(tensor):
 def predictor(model):
     """Return run(inputs) -> `model.predict_on_batch(inputs)`.
 
-    On JAX the result comes back, a tensor, while the device still computes it.
+    On JAX the result, a tensor, comes back while the device still computes it. Freeze layers first.
     """
     if NAME != "jax":
         return model.predict_on_batch

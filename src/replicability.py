@@ -38,11 +38,11 @@ def measure(settings):
 
 
 def expected_entry(settings, found):
-    """Return the table's expected entry that is nearest to this machine, the first if none is.
+    """Return the table's expected entry that is nearest to this machine.
 
     An entry with "expected": true carries the value to reproduce; where there are several, one made
-    by the running TensorFlow counts, and best on such a CPU. Raises UserError where the table is
-    not usable.
+    by the running TensorFlow is nearer than others, then one made on such a CPU, then an earlier
+    one. Raises UserError where the table is not usable.
     """
     file = settings.folder / settings_module.KNOWN_RESULTS
     for entry in settings.known_results:
@@ -55,12 +55,10 @@ def expected_entry(settings, found):
     entries = [entry for entry in settings.known_results if entry.get("expected") is True]
     if not entries:
         raise UserError(f'{file}: found no entry with "expected": true, allowed: one or more')
-
-    def nearness(entry):
-        same = [entry.get(name) == found.get(name) for name in ("tensorflow", "cpu")]
-        return same[0], all(same)
-
-    return max(entries, key=nearness)  # of several, the first
+    return max(
+        entries,
+        key=lambda entry: [entry.get(name) == found.get(name) for name in ("tensorflow", "cpu")],
+    )
 
 
 def _settings_of(entry, file):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numba
 import PIL
 import scipy
+import simplejpeg
 
 from . import backend
 
@@ -22,16 +23,18 @@ def prepare(settings):
 
 def versions():
     """Return {name: version} of all that has a part in the numbers, for storing with a run."""
-    libraries = {"scipy": scipy.__version__, "pillow": PIL.__version__, "numba": numba.__version__}
+    modules = {"scipy": scipy, "pillow": PIL, "simplejpeg": simplejpeg, "numba": numba}
+    libraries = {name: module.__version__ for name, module in modules.items()}
     return dict(backend.versions(), cpu=cpu(), platform=platform.platform(), **libraries)
 
 
 def cpu(info=Path("/proc/cpuinfo")):
-    """Return who made the CPU and its widest vector instructions, where Linux tells: sums are added
-    up in another order on another one.
+    """Return the CPU's maker and widest vector instructions where Linux tells, else its kind.
+
+    On another one, sums may be added up in another order.
     """
     try:
-        lines = info.read_text().splitlines()
+        lines = info.read_text(errors="replace").splitlines()
     except OSError:
         lines = []
     told = {name.strip(): value.split() for name, _, value in (x.partition(":") for x in lines)}

@@ -189,6 +189,9 @@ def test_of_a_stacks_entries_the_one_of_such_a_cpu_counts(check):
             [np.float32(i)], machine=dict(MACHINE, cpu=cpu), Known_Results=[TABLE[0], *entries]
         )
         assert code == 0 and f"({cpu})" in lines[2]
+    elsewhere = dict(MACHINE, cpu="AMD", tensorflow=None)
+    code, lines = check([np.float32(1)], machine=elsewhere)
+    assert code == 0 and "(AMD)" in lines[2]
     code, lines = check([np.float32(1)], machine=dict(MACHINE, cpu="ARM"))
     assert code == 1 and "(Intel)" in lines[2] and "cpu: ARM here, Intel there" in changes(lines)
 
@@ -196,7 +199,8 @@ def test_of_a_stacks_entries_the_one_of_such_a_cpu_counts(check):
 def test_the_cpu_is_named_by_maker_and_vector_instructions(tmp_path):
     info = tmp_path / "cpuinfo"
     for flags, shown in (("sse avx avx2 avx512f", "Maker, AVX-512"), ("sse avx", "Maker, AVX")):
-        info.write_text(f"processor\t: 0\nvendor_id\t: Maker\nflags\t\t: fpu {flags}\n\n" * 2)
+        text = f"processor\t: 0\nvendor_id\t: Maker\nmodel name\t: \xff\nflags\t\t: fpu {flags}\n\n"
+        info.write_bytes(text.encode("latin-1") * 2)
         assert runtime.cpu(info) == shown
     info.write_text("processor\t: 0\nFeatures\t: asimd\n")
     assert runtime.cpu(info) == runtime.cpu(tmp_path / "nowhere") == platform.machine()

@@ -236,7 +236,9 @@ def test_a_run_leaves_weights_settings_and_history(loaded, monkeypatch):
 
     record = json.loads((folder / "settings.json").read_text())
     assert record["settings"] == loaded.resolved()
-    assert {"python", "numpy", "keras", "scipy", "pillow"} <= set(record["versions"])
+    assert {"python", "numpy", "keras", "scipy", "pillow", "simplejpeg", "cpu"} <= set(
+        record["versions"]
+    )
 
 
 def test_the_run_before_is_kept_aside(loaded):
