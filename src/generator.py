@@ -105,6 +105,7 @@ class ImageFolderBatches(keras.utils.Sequence):
         self.batches_seen = 0
         self.order = None
         self._one_hot = np.eye(len(CLASSES), dtype=np.float32)
+        self._memory = _Memory((batch_size, self.size, self.size, 3))
 
     def __len__(self):
         return math.ceil(len(self.images) / self.batch_size)
@@ -137,7 +138,7 @@ class ImageFolderBatches(keras.utils.Sequence):
         moved = matrices is not None
         if not moved:
             matrices, offsets = np.zeros((len(rows), 2, 2)), np.zeros((len(rows), 2))
-        x = np.empty((len(rows), self.size, self.size, 3), np.float32)
+        x = self._memory.take()[: len(rows)]
 
         def work(part):
             images, indices = self.images.planes(rows[part])
@@ -147,6 +148,36 @@ class ImageFolderBatches(keras.utils.Sequence):
 
         self.images.in_parallel(work, len(rows))
         return x
+
+
+class _Memory:
+    """float32 arrays of one shape, in the memory of those that nobody has any more, if any.
+
+    The system would clear fresh memory, which takes longer than filling it.
+    """
+
+    def __init__(self, shape):
+        self.shape = shape
+        self.free = []
+
+    def take(self):
+        """Return an array, not initialised."""
+        try:
+            array = self.free.pop()
+        except IndexError:
+            array = np.empty(self.shape, np.float32)
+        return np.asarray(_Lease(array, self.free))
+
+
+class _Lease:
+    """What an array, and each view of it, has as its base: with the last, `array` is free again."""
+
+    def __init__(self, array, free):
+        self.array, self.free = array, free
+        self.__array_interface__ = array.__array_interface__
+
+    def __del__(self):
+        self.free.append(self.array)
 
 
 def draw_parameters(ranges, size, count, random_sample):

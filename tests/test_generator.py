@@ -163,6 +163,30 @@ def test_number_of_threads_and_python_randomness_do_not_matter(small):
     assert random.getstate() == before
 
 
+def test_memory_is_used_again_only_when_nobody_has_it(small):
+    batches = ImageFolderBatches(ImageFolder(small, 32), 8)
+    view = batches[0][0][2:4, ::2]  # of an array that is gone
+    before = view.copy()
+    others = [batches[i][0] for i in (1, 2, 3)]
+    assert not any(np.shares_memory(view, x) for x in others)
+    assert not np.shares_memory(others[0], others[1])
+    place = others.pop().__array_interface__["data"]
+    last = batches[len(batches) - 1][0]  # 3 images
+    assert last.__array_interface__["data"] == place and len(last) == 3
+    assert np.array_equal(view, before)
+
+
+def test_what_the_memory_held_before_does_not_matter(small):
+    used, fresh = (ImageFolderBatches(ImageFolder(small, 32), 8, rotation_range=30) for _ in "ab")
+    used[0][0][...] = np.nan
+    found = []
+    for batches in (used, fresh):
+        np.random.seed(1)
+        batches.on_epoch_end()
+        found.append(batches[0][0])
+    assert np.array_equal(*found)
+
+
 def test_vertical_flip(small):
     np.random.seed(0)
     plain, _ = ImageFolderBatches(ImageFolder(small, 32), 35)[0]
