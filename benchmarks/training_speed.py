@@ -18,7 +18,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.step_speed import bare_steps  # noqa: E402
-from src import backend, device_input, networks, sample, settings, training  # noqa: E402
+from src import backend, networks, sample, settings, training  # noqa: E402
+from src.fast import feed as fast_feed  # noqa: E402
 
 
 def main(argv=None):
@@ -46,7 +47,7 @@ def main(argv=None):
     model = networks.build(options.network, values)
     augmentation = {key: stage[key] for key in training.AUGMENTATION}
     random = np.random.default_rng(0)
-    feed = device_input.DeviceFeed(
+    feed = fast_feed.DeviceFeed(
         model, options.batch, augmentation, data, validation, values.size, random
     )
     loop = [
@@ -54,7 +55,7 @@ def main(argv=None):
         for row in training.run_stage(model, stage, feed, values.runtime, options.network)
     ][1:]  # the first epoch compiles
 
-    placements = device_input.draw_placements(random, options.batch, values.size, augmentation)
+    placements = fast_feed.draw_placements(random, options.batch, values.size, augmentation)
     x = [np.arange(options.batch, dtype=np.int32), placements]
     run = bare_steps(feed.trained, x, data[1][: options.batch])
     run(8)

@@ -3,78 +3,61 @@
 Layer names are those of the ImageNet file, so its weights load by name.
 """
 
-from . import fast
-from .backend import keras
+from typing import Callable, NamedTuple
+
+from src.backend import keras
 
 layers = keras.layers
 
 UNITS = (3, 4, 6, 3)
 FILTERS = (64, 128, 256, 512)
 
-
-CONV = {"use_bias": False, "kernel_initializer": "he_uniform"}
+LAST = {"data_format": "channels_last"}
+CONV = {"use_bias": False, "kernel_initializer": "he_uniform", **LAST}
 NORM = {"epsilon": 2e-5, "momentum": 0.99}
 
 
-class Reference:
-    """The parts of the net as the original builds them."""
-
-    image_norm = layers.BatchNormalization
-
-    @staticmethod
-    def conv(x, filters, size, strides, name):
-        """Pad with zeros by size // 2, convolve: (B, H, W, C) -> (B, ceil(H / strides), ...)."""
-        if size > 1:
-            x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
-        return layers.Conv2D(filters, size, strides=strides, name=name, **CONV)(x)
-
-    image_conv = conv
-
-    @staticmethod
-    def norm_relu(x, norm_name, relu_name):
-        """Batch normalisation and ReLU, any shape."""
-        x = layers.BatchNormalization(name=norm_name, **NORM)(x)
-        return layers.Activation("relu", name=relu_name)(x)
-
-    @staticmethod
-    def pool(x, name):
-        """Halve H and W by the maxima of 3 x 3 pixels, those beyond the border being 0."""
-        x = layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
-        return layers.MaxPooling2D(3, strides=2, name=name)(x)
+def image_norm(x):
+    """Standardise the pixels, any shape, with a trained shift and no trained scale."""
+    # float32 whatever the policy: bfloat16 has 8 bits, an enlarged grey level more.
+    return layers.BatchNormalization(name="bn_data", scale=False, dtype="float32", **NORM)(x)
 
 
-class Fast(Reference):
-    """The same mathematics, names and variables with less memory traffic."""
-
-    image_norm = fast.ImageNorm
-
-    @staticmethod
-    def conv(x, filters, size, strides, name):
-        if strides > 1:  # "same" would pad one side only
-            return Reference.conv(x, filters, size, strides, name)
-        return layers.Conv2D(filters, size, padding="same", name=name, **CONV)(x)
-
-    @staticmethod
-    def image_conv(maps, filters, size, strides, name):
-        return fast.ImageConv(filters, size, strides=strides, name=name, **CONV)(*maps)
-
-    @staticmethod
-    def norm_relu(x, norm_name, relu_name):
-        x = fast.BatchNormReLU(name=norm_name, **NORM)(x)
-        return layers.Activation("linear", name=relu_name)(x)
-
-    @staticmethod
-    def pool(x, name):
-        return fast.MaxPooling(3, strides=2, name=name)(x)
+def conv(x, filters, size, strides, name):
+    """Pad with zeros by size // 2, convolve: (B, H, W, C) -> (B, ceil(H / strides), ...)."""
+    if size > 1:
+        x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad", **LAST)(x)
+    return layers.Conv2D(filters, size, strides=strides, name=name, **CONV)(x)
 
 
-PARTS = {"reference": Reference, "fast": Fast}
+def norm_relu(x, norm_name, relu_name):
+    """Batch normalisation and ReLU, any shape."""
+    x = layers.BatchNormalization(name=norm_name, **NORM)(x)
+    return layers.Activation("relu", name=relu_name)(x)
+
+
+def pool(x, name):
+    """Halve H and W by the maxima of 3 x 3 pixels, those beyond the border being 0."""
+    x = layers.ZeroPadding2D(1, name=f"{name}_pad", **LAST)(x)
+    return layers.MaxPooling2D(3, strides=2, name=name, **LAST)(x)
+
+
+class Parts(NamedTuple):
+    """The functions that make the layers, so that others of the same mathematics can take turns."""
+
+    image_norm: Callable
+    image_conv: Callable  # of image_norm's output
+    conv: Callable
+    norm_relu: Callable
+    pool: Callable
+
+
+REFERENCE = Parts(image_norm, conv, conv, norm_relu, pool)
 
 
 def stem(parts, x):
     """(B, S, S, 3) grey levels 0...255 -> (B, S/4, S/4, 64)."""
-    # float32 whatever the policy: bfloat16 has 8 bits, an enlarged grey level more.
-    x = parts.image_norm(name="bn_data", scale=False, dtype="float32", **NORM)(x)
+    x = parts.image_norm(x)
     x = parts.image_conv(x, 64, 7, 2, "conv0")
     x = parts.norm_relu(x, "bn0", "relu0")
     return parts.pool(x, "pooling0")
@@ -101,13 +84,12 @@ def unit(parts, x, stage, number, shortcut_first):
     return layers.Add(name=f"{name}_add")([y, shortcut])
 
 
-def features(x, after_stage=None, numerics="reference"):
+def features(x, after_stage=None, parts=REFERENCE):
     """The whole backbone: (B, S, S, 3) -> (B, S/32, S/32, 512).
 
     `after_stage(x, index)` is called after the stem (0) and after each stage (1...4) and returns
     the tensor that goes on: that is where LHC-Net puts its attention modules.
     """
-    parts = PARTS[numerics]
     x = stem(parts, x)
     if after_stage:
         x = after_stage(x, 0)

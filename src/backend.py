@@ -14,6 +14,11 @@ import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+# A keras.json left in somebody's home would change the nets: Keras finds none while it starts. In
+# a program that has started Keras by itself, its choices stand.
+_keras_home = os.environ.get("KERAS_HOME")
+os.environ["KERAS_HOME"] = os.devnull
+
 if sys.version_info >= (3, 9):
     import keras
     from keras import ops
@@ -26,6 +31,11 @@ else:  # the paper's Python 3.8 has TensorFlow 2.4.1, whose Keras lives inside i
 
     GENERATION = 2
     NAME = "tensorflow"
+
+if _keras_home is None:
+    del os.environ["KERAS_HOME"]
+else:
+    os.environ["KERAS_HOME"] = _keras_home
 
 
 def _either(keras3, tensorflow2):
@@ -62,6 +72,27 @@ take_along_axis = _either("take_along_axis", "gather")
 if GENERATION == 2:
     take_along_axis = functools.partial(take_along_axis, batch_dims=1)
 _conv = _either("conv", "nn.conv2d")
+
+
+class _AveragePooling2D(keras.layers.AveragePooling2D):
+    """Keras' averages on PyTorch count pixels that only pad windows of an even size; not these."""
+
+    def call(self, x):
+        sides = [((size - 1) // 2, size // 2) for size in self.pool_size]
+        pads = [(0, 0), *sides, (0, 0)]
+        inside = ops.pad(ops.ones_like(x[:1, :, :, :1]), pads)
+        sums, shares = (
+            ops.average_pool(part, self.pool_size, 1, data_format="channels_last")
+            for part in (ops.pad(x, pads), inside)
+        )
+        return sums / shares
+
+
+def AveragePooling2D(pool_size, **kwargs):  # noqa: N802 - stands for a class
+    """Return Keras' average pool at stride 1, "same", of the pixels that exist."""
+    even = pool_size % 2 == 0
+    kind = _AveragePooling2D if NAME == "torch" and even else keras.layers.AveragePooling2D
+    return kind(pool_size, **kwargs)
 
 
 def conv(x, kernel, padding="valid"):
@@ -155,6 +186,15 @@ def build(layer, input_shape):
     else:
         with ops.name_scope(layer.name):
             layer.build(input_shape)
+
+
+def stored_precision():
+    """Return a context in which variables are read as they are stored, whatever the policy."""
+    if GENERATION == 3:
+        return keras.src.backend.AutocastScope(None)
+    from tensorflow.python.keras.mixed_precision import autocast_variable
+
+    return autocast_variable.enable_auto_cast_variables(None)
 
 
 def set_seeds(tensorflow, python, numpy):

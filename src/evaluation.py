@@ -14,12 +14,12 @@ import numpy as np
 from sklearn.metrics import accuracy_score, classification_report
 from tqdm import tqdm
 
-from . import backend, dataset, plots, runtime, tta
-from .backend import keras
-from .dataset import CLASSES
-from .generator import list_images, read_grey
-from .pixels import enlarge
-from .prefetch import one_ahead, prefetch
+from src import backend, dataset, plots, runtime, tta
+from src.backend import keras
+from src.dataset import CLASSES
+from src.generator import list_images, read_grey
+from src.pixels import enlarge
+from src.prefetch import one_ahead, prefetch
 
 # Accuracy in % on the test split, as published (REFERENCE.md section 10).
 PAPER = {

@@ -1,10 +1,16 @@
 """The three networks of the paper: ResNet34v2, LHC-Net and LHC-NetC."""
 
-from . import backbone
-from .backend import keep_python_random, keras
-from .lhc import LHC
+from src import backbone
+from src.backend import keep_python_random, keras
+from src.fast.lhc import FastLHC
+from src.fast.parts import FAST
+from src.lhc import LHC
 
 layers = keras.layers
+
+# What a net is made of: the original's order of operations, or the same mathematics faster.
+PARTS = {"reference": backbone.REFERENCE, "fast": FAST}
+ATTENTION = {"reference": LHC, "fast": FastLHC}
 
 
 def classification_head(x, seeds):
@@ -26,7 +32,7 @@ def classification_head(x, seeds):
 def resnet34(size, numerics="reference"):
     """ResNet34v2 with the classification head: (B, size, size, 3) -> (B, 7)."""
     image = layers.Input((size, size, 3), name="image")
-    features = backbone.features(image, numerics=numerics)
+    features = backbone.features(image, parts=PARTS[numerics])
     probabilities = classification_head(features, seeds=(3, 4))
     return keras.Model(image, probabilities, name="ResNet34")
 
@@ -40,18 +46,17 @@ def lhc_net(size, lhc, controllers=None, numerics="reference"):
     image = layers.Input((size, size, 3), name="image")
 
     def attention(x, stage):
-        return LHC(
+        return ATTENTION[numerics](
             num_heads=lhc["num_heads"][stage],
             att_embed_dim=lhc["att_embed_dim"][stage],
             kernel_size=lhc["kernel_size"][stage],
             pool_size=lhc["pool_size"][stage],
             norm_c=lhc["norm_c"][stage],
             controller=None if controllers is None else controllers[stage],
-            numerics=numerics,
             name=f"lhc{stage + 1}",
         )(x)
 
-    features = backbone.features(image, after_stage=attention, numerics=numerics)
+    features = backbone.features(image, after_stage=attention, parts=PARTS[numerics])
     probabilities = classification_head(features, seeds=(None, None))
     return keras.Model(image, probabilities, name="LHC_Net" if controllers is None else "LHC_NetC")
 

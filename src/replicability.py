@@ -5,9 +5,9 @@ import subprocess
 
 import numpy as np
 
-from . import backend, evaluation, networks, runtime, training, weights
-from . import settings as settings_module
-from .errors import UserError
+from src import backend, evaluation, networks, runtime, training, weights
+from src import settings as settings_module
+from src.errors import UserError
 
 IDENTICAL, REPEATABLE, NOT_REPEATABLE = 0, 1, 2  # the exit codes
 

@@ -8,7 +8,7 @@ import PIL
 import scipy
 import simplejpeg
 
-from . import backend
+from src import backend
 
 
 def prepare(settings):

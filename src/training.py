@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from . import backend, dataset, device_input, plots, runtime, weights
-from .errors import UserError
-from .generator import ImageFolder, ImageFolderBatches
-from .pixels import enlarge
-from .prefetch import prefetch
+from src import backend, dataset, plots, runtime, weights
+from src.errors import UserError
+from src.fast import feed as fast_feed
+from src.generator import ImageFolder, ImageFolderBatches
+from src.pixels import enlarge
+from src.prefetch import prefetch
 
 COLUMNS = (
     "stage",
@@ -52,7 +53,7 @@ def train(model, settings, name, recipe=None):
     stages = recipe["stages"]
     on_device = settings.runtime["numerics"] == "fast"
     validation = load_validation(settings)
-    images = (device_input.load if on_device else load_training)(settings)
+    images = (fast_feed.load if on_device else load_training)(settings)
     folder = start_folder(settings, name)
     rows = []
 
@@ -71,7 +72,7 @@ def train(model, settings, name, recipe=None):
             seeds = (stage["seeds"] or recipe.get("seeds") or {}).values()
             draws = np.random.default_rng([*seeds, stage["generator_seed"] or 0, number])
             augmentation = {key: stage[key] for key in AUGMENTATION}
-            feed = device_input.DeviceFeed(
+            feed = fast_feed.DeviceFeed(
                 model, stage["batch_size"], augmentation, images, validation, settings.size, draws
             )
         else:

@@ -12,9 +12,9 @@ import math
 import numpy as np
 from tqdm import tqdm
 
-from . import backend as B
-from .backend import keras
-from .prefetch import one_ahead
+from src import backend as B
+from src.backend import keras
+from src.prefetch import one_ahead
 
 # Left and right pixels count from 0; see `View.call` for what each number does.
 COLUMNS = (

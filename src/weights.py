@@ -13,10 +13,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from . import backend, downloads
-from .backbone import UNITS
-from .errors import UserError
-from .lhc import LHC
+from src import backend, downloads
+from src.backbone import UNITS
+from src.errors import UserError
+from src.lhc import LHC
 
 HEAD = ("fc1", "fc2", "fc3")
 FILE = "weights.h5"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-FILES = ["test_lhc_fast.py", "test_device_input.py", "test_tta.py::test_average_weighs_the_passes"]
+FILES = ["test_lhc_fast.py", "test_fast_feed.py", "test_tta.py::test_average_weighs_the_passes"]
 
 
 def test_on_jax():

@@ -7,14 +7,15 @@ import pytest
 
 from src import backend, settings, weights
 from src.backend import keras
+from src.fast.lhc import FastLHC
 from src.lhc import LHC
 
-NUMERICS = ("reference", "fast")
+BOTH = [LHC, FastLHC]
 
 
-def layer(shape, **config):
+def layer(shape, kind=LHC, **config):
     """Return an LHC layer built for images of `shape`, its weights random but repeatable."""
-    built = LHC(**config)
+    built = kind(**config)
     built.build((None, *shape))
     rng = np.random.RandomState(0)
     built.set_weights([np.float32(0.3 * rng.randn(*w.shape)) for w in built.get_weights()])
@@ -79,13 +80,13 @@ def by_hand(module, x):
     return np.array(outputs)
 
 
-@pytest.mark.parametrize("numerics", NUMERICS)
+@pytest.mark.parametrize("kind", BOTH)
 @pytest.mark.parametrize("case", range(5))
-def test_the_references_cases(shared, case, numerics):
+def test_the_references_cases(shared, case, kind):
     fixture = np.load(shared / "fixtures" / "lhc_module.npz")
     x, expected = fixture[f"x{case}"], fixture[f"y{case}"]
     config = {key: values[case] for key, values in settings.load().lhc.items()}
-    module = LHC(numerics=numerics, **config)
+    module = kind(**config)
     module.build(x.shape)
     # The fixture's order: query_key of each head, temperature, value.
     names = [f"query_key_{head}" for head in range(config["num_heads"])] + ["temperature", "value"]
@@ -95,11 +96,11 @@ def test_the_references_cases(shared, case, numerics):
     found = backend.to_numpy(module(x))
     residual = np.abs(expected - x).max()
     assert np.abs(found - expected).max() <= 1e-4 * residual
-    if backend.GENERATION == 2 and numerics == "reference":
+    if backend.GENERATION == 2 and kind is LHC:
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("numerics", NUMERICS)
+@pytest.mark.parametrize("kind", BOTH)
 @pytest.mark.parametrize(
     "shape, config",
     [
@@ -110,8 +111,8 @@ def test_the_references_cases(shared, case, numerics):
         ((4, 4, 3), {"num_heads": 2, "att_embed_dim": 3, "norm_c": 2, "controller": -0.5}),
     ],
 )
-def test_the_formula_by_hand(shape, config, numerics):
-    module = layer(shape, numerics=numerics, **config)
+def test_the_formula_by_hand(shape, config, kind):
+    module = layer(shape, kind, **config)
     x = np.random.RandomState(1).randn(3, *shape).astype(np.float32)
     expected = by_hand(module, x)
     assert np.abs(expected - x).max() > 0.1
@@ -131,9 +132,9 @@ def test_variables_are_created_in_the_references_order():
 
 def test_fresh_weights_are_the_same_in_both_numerics():
     found = []
-    for numerics in NUMERICS:
+    for kind in BOTH:
         backend.set_seeds(1, 2, 3)
-        module = LHC(num_heads=3, att_embed_dim=5, controller=0.5, numerics=numerics)
+        module = kind(num_heads=3, att_embed_dim=5, controller=0.5)
         module.build((None, 4, 6, 4))
         found.append(variables(module))
     reference, fast = found
@@ -160,10 +161,10 @@ def test_the_controller_starts_where_it_is_told(initial):
     assert float(backend.to_numpy(module.w)) == initial
 
 
-@pytest.mark.parametrize("numerics", NUMERICS)
-def test_every_variable_learns(numerics):
+@pytest.mark.parametrize("kind", BOTH)
+def test_every_variable_learns(kind):
     x = keras.layers.Input((4, 4, 3))
-    y = LHC(num_heads=2, att_embed_dim=3, controller=0.1, numerics=numerics)(x)
+    y = kind(num_heads=2, att_embed_dim=3, controller=0.1)(x)
     y = keras.layers.Dense(7, activation="softmax")(keras.layers.Flatten()(y))
     model = keras.Model(x, y)
     backend.compile_model(model, "sgd", 0.1)
@@ -183,7 +184,7 @@ def test_every_variable_learns(numerics):
         for key in ("num_heads", "att_embed_dim", "kernel_size", "pool_size")
         for value in (0, -1, 2.0, "2", True, None)
     ]
-    + [("numerics", "exact"), ("norm_c", "one"), ("controller", "zero")],
+    + [("norm_c", "one"), ("controller", "zero")],
 )
 def test_bad_arguments_are_told(key, value):
     with pytest.raises(ValueError, match=key):
@@ -203,7 +204,6 @@ CONFIG = {
     "pool_size": 2,
     "norm_c": 0.5,
     "controller": -0.5,
-    "numerics": "fast",
     "name": "mine",
 }
 

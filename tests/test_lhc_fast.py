@@ -5,15 +5,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from src import backbone, backend, fast, weights
+from src import backbone, backend, weights
 from src.backend import keras
+from src.fast import kernels
+from src.fast.lhc import FastLHC
+from src.fast.parts import FAST
 from src.lhc import LHC
 
 SHAPE = (6, 4, 5)  # H, W, C; 2 heads of 12 positions
 
 
-def module(numerics, **kwargs):
-    layer = LHC(num_heads=2, att_embed_dim=7, numerics=numerics, **kwargs)
+def module(kind, **kwargs):
+    layer = kind(num_heads=2, att_embed_dim=7, **kwargs)
     layer.build((None,) + SHAPE)
     return layer
 
@@ -69,13 +72,13 @@ def close(found, expected, tolerance=1e-4):
 )
 def test_outputs_and_gradients_agree(options):
     x = np.random.RandomState(0).normal(size=(3,) + SHAPE).astype(np.float32)
-    compare(module("reference", **options), module("fast", **options), x)
+    compare(module(LHC, **options), module(FastLHC, **options), x)
 
 
 def test_gradient_goes_to_the_first_of_equal_maxima():
     # Few distinct values, as after the stem's max-pool: nearly every window has ties.
     x = np.random.RandomState(0).randint(0, 3, size=(3,) + SHAPE).astype(np.float32)
-    compare(module("reference"), module("fast"), x)
+    compare(module(LHC), module(FastLHC), x)
 
 
 def test_stem_agrees_in_outputs_gradients_and_statistics():
@@ -83,8 +86,8 @@ def test_stem_agrees_in_outputs_gradients_and_statistics():
     x = np.random.RandomState(0).uniform(0, 255, (2, 33, 33, 3)).astype(np.float32)
     image = keras.layers.Input((33, 33, 3))
     results = []
-    for numerics in ("reference", "fast"):
-        net = keras.Model(image, backbone.stem(backbone.PARTS[numerics], image))
+    for parts in (backbone.REFERENCE, FAST):
+        net = keras.Model(image, backbone.stem(parts, image))
         random = np.random.RandomState(1)
         start = [random.uniform(0.5, 1.5, w.shape).astype(np.float32) for w in net.get_weights()]
         start[-4:-2] = [w - 1 for w in start[-4:-2]]  # bn0: ReLU cuts some, so windows have ties
@@ -100,16 +103,16 @@ def test_stem_agrees_in_outputs_gradients_and_statistics():
         close(found, expected, tolerance=2e-3)
 
 
-@pytest.mark.parametrize("kernels", ["attend_whole", "attend_blocks"])
+@pytest.mark.parametrize("attend", ["attend_whole", "attend_blocks"])
 @pytest.mark.parametrize("controller", [None, -0.5])
-def test_attention_in_kernels_changes_nothing(kernels, controller, monkeypatch):
+def test_attention_in_kernels_changes_nothing(attend, controller, monkeypatch):
     """JAX's interpreter runs them here, with the pools' kernels before."""
     if backend.NAME != "jax":
         pytest.skip("the kernels are JAX's")
     monkeypatch.setattr(backend, "kernel_capability", lambda: 9.0)
-    monkeypatch.setattr(fast, "attention_kernels", lambda *_: getattr(fast, kernels))
+    monkeypatch.setattr(kernels, "attention", lambda *_: getattr(kernels, attend))
     sizes = dict(num_heads=2, att_embed_dim=20, controller=controller)
-    layers = [LHC(numerics=numerics, **sizes) for numerics in ("reference", "fast")]
+    layers = [LHC(**sizes), FastLHC(**sizes)]
     for layer in layers:
         layer.build((None, 12, 14, 32))
     x = np.random.RandomState(0).normal(size=(2, 12, 14, 32)).astype(np.float32)
@@ -122,15 +125,15 @@ def test_small_weights_stay_float32_under_mixed_precision(monkeypatch):
         pytest.skip("TensorFlow 2.4 is used in float32")
     seen = []
 
-    def attend(temper, embedded, bias, value, value_bias, residual, kernel, offset):
-        seen.append([np.asarray(backend.to_numpy(part)) for part in (bias, kernel, offset)])
+    def attend(d, norm_c, embedded, bias, value, value_bias, residual, *temperature):
+        seen.append([np.asarray(backend.to_numpy(part)) for part in (bias, *temperature)])
         assert keras.backend.standardize_dtype(value.dtype) == "bfloat16"
         return residual
 
-    monkeypatch.setattr(fast, "attention_kernels", lambda *_: attend)
+    monkeypatch.setattr(kernels, "attention", lambda *_: attend)
     backend.set_precision("bfloat16")
     try:
-        layer = module("fast")
+        layer = module(FastLHC)
     finally:
         backend.set_precision("float32")
     random = np.random.RandomState(0)
@@ -163,7 +166,7 @@ def test_gradients_add_up_in_float32_under_mixed_precision():
     for precision in ("float32", "bfloat16"):
         backend.set_precision(precision)
         try:
-            layer = LHC(num_heads=7, att_embed_dim=8, controller=0.3, numerics="fast")
+            layer = FastLHC(num_heads=7, att_embed_dim=8, controller=0.3)
             inputs = keras.layers.Input(shape[1:])
             model = keras.Model(inputs, layer(inputs))
         finally:
@@ -190,18 +193,18 @@ def test_gradients_add_up_in_float32_under_mixed_precision():
 def test_attention_kernels_where_they_serve(monkeypatch):
     def chosen(length, channels, dimension=16, dtype="bfloat16", images=2):
         value = SimpleNamespace(shape=(images, 1, length, channels), dtype=dtype)
-        return fast.attention_kernels(value, dimension)
+        return kernels.attention(value, dimension)
 
     assert chosen(49, 64) is None  # no GPU here
     if backend.NAME != "jax":
         pytest.skip("the kernels are JAX's")
     monkeypatch.setattr(backend, "kernel_capability", lambda: 9.0)
-    assert chosen(392, 64) is fast.attend_whole
-    assert chosen(112, 128) is chosen(49, 512) is fast.attend_blocks
+    assert chosen(392, 64) is kernels.attend_whole
+    assert chosen(112, 128) is chosen(49, 512) is kernels.attend_blocks
     monkeypatch.setattr(backend, "kernel_capability", lambda: 8.9)
     assert chosen(392, 64) is None  # too little memory on the chip
     monkeypatch.setattr(backend, "kernel_capability", lambda: 8.0)
-    assert chosen(392, 64) is fast.attend_whole
+    assert chosen(392, 64) is kernels.attend_whole
     for sizes in (
         (392, 128),
         (49, 96),
@@ -215,7 +218,7 @@ def test_attention_kernels_where_they_serve(monkeypatch):
 
 def test_pool_kernels_where_they_serve(monkeypatch):
     def chosen(channels=64, size=3, images=2, length=8):
-        return fast._has_pools(SimpleNamespace(shape=(images, length, length, channels)), size)
+        return kernels.serve_pools(SimpleNamespace(shape=(images, length, length, channels)), size)
 
     assert not chosen()  # no GPU here
     for capability, serves in ((7.5, False), (8.0, True), (8.9, True)):

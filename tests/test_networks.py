@@ -10,6 +10,7 @@ import pytest
 
 from src import backend, dataset, networks, pixels, settings, weights
 from src.backend import keras
+from src.fast.lhc import FastLHC
 from src.lhc import LHC
 
 DATA = Path(__file__).parent / "data"
@@ -101,7 +102,7 @@ def test_settings_shape_the_networks(settings_folder, tmp_path):
         assert tuple(module.value.kernel.shape) == (kernels[i], kernels[i], channels, channels)
         assert (module.pool_size, module.norm_c) == (pools[i], norms[i])
         assert float(backend.to_numpy(module.w)) == i + 1
-        assert module.numerics == "fast"
+        assert type(module) is FastLHC
 
 
 def test_seeded_dense_kernels():

@@ -11,7 +11,6 @@ import pytest
 from src import backend, networks, settings, weights
 from src.backend import keras
 from src.errors import UserError
-from src.lhc import LHC
 
 DATA = Path(__file__).parent / "data"
 ARCHITECTURE = {"network": "LHC_Net", "target_size": 8, "lhc": {"num_heads": [2]}}
@@ -25,7 +24,7 @@ def tiny(seed=0, name="LHC_Net", controller=None, heads=2, numerics="reference")
     x = layers.BatchNormalization(scale=False, name="bn_data")(image)
     x = layers.Conv2D(4, 3, strides=2, padding="same", use_bias=False, name="conv0")(x)
     sizes = dict(num_heads=heads, att_embed_dim=3, controller=controller)
-    x = LHC(numerics=numerics, name="lhc1", **sizes)(x)
+    x = networks.ATTENTION[numerics](name="lhc1", **sizes)(x)
     x = layers.BatchNormalization(name="bn1")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = layers.Dense(7, activation="softmax", name="fc3")(x)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from src import backend, device_input
+from src import backend
 from src.backend import keras
+from src.fast import feed as fast_feed
 from src.generator import ImageFolderBatches
 from src.pixels import affine, enlarge
 
@@ -26,7 +27,7 @@ def images():
 
 
 def run(images, rows, *placements):
-    layer = device_input.DeviceImages(images, SIZE)
+    layer = fast_feed.DeviceImages(images, SIZE)
     return backend.to_numpy(layer(backend.convert(np.int32(rows)), *placements))
 
 
@@ -34,7 +35,7 @@ def test_training_images_are_the_generators(images):
     """Same parameters, same picture: also at the borders, flipped or not."""
     random = np.random.default_rng(1)
     rows = [3, 0, 4, 4, 1, 2]
-    placements = device_input.draw_placements(random, len(rows), SIZE, AUGMENTATION)
+    placements = fast_feed.draw_placements(random, len(rows), SIZE, AUGMENTATION)
     found = run(images, rows, backend.convert(placements))
     floored = np.floor(enlarge(images, SIZE)).astype(np.uint8)
     assert 0 < placements[:, 6].sum() < len(rows)
@@ -50,7 +51,7 @@ def test_validation_images_are_enlarged_only(images):
 
 
 def test_without_augmentation_the_grey_levels_stay(images):
-    placements = device_input.draw_placements(np.random.default_rng(0), 5, SIZE, PLAIN)
+    placements = fast_feed.draw_placements(np.random.default_rng(0), 5, SIZE, PLAIN)
     found = run(images, range(5), backend.convert(placements))
     expected = np.floor(enlarge(images, SIZE))[..., None]
     # A level may be off by one where the exact value is whole and rounding fell below it.
@@ -69,7 +70,7 @@ def test_placements_have_the_generators_distribution():
     expected = np.concatenate([matrices.reshape(count, 4), offsets, flips[:, :1]], axis=1)
     random = np.random.default_rng(0)
     state = np.random.get_state()[1].copy()
-    found = device_input.draw_placements(random, count, SIZE, AUGMENTATION)
+    found = fast_feed.draw_placements(random, count, SIZE, AUGMENTATION)
     assert (np.random.get_state()[1] == state).all()  # the global generator stays as it is
     # Kolmogorov and Smirnov: 1.95 sqrt(2 / n) is exceeded once in 1,000 times.
     for column in range(7):
@@ -91,7 +92,7 @@ def test_feed_trains_the_model_itself(images):
         ]
     )
     one_hot = np.eye(7, dtype=np.float32)[:5]
-    feed = device_input.DeviceFeed(
+    feed = fast_feed.DeviceFeed(
         model, 2, AUGMENTATION, (images, one_hot), (images, one_hot), SIZE, np.random.default_rng(0)
     )
     feed.compile("sgd", 1e-5)

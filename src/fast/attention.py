@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from .pallas_launch import interpreted, run_flat
+from src.fast.launch import interpreted, run_flat
 
 ROWS = 64  # positions of values, or numbers of an embedding, that are read at once
 BLOCK = 64  # queries, or keys

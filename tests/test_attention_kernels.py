@@ -7,9 +7,9 @@ pytest.importorskip("jax")
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
-from src import pallas_attention  # noqa: E402
+from src.fast import attention  # noqa: E402
 
-WHOLE, BLOCKS = pallas_attention.attend_whole, pallas_attention.attend_blocks
+WHOLE, BLOCKS = attention.attend_whole, attention.attend_blocks
 # heads, d, l, C, channels in a block: rows that fill their tiles and rows that do not
 SIZES = [(2, 20, 100, 64, 64), (1, 7, 9, 16, 16), (3, 64, 70, 32, 16), (1, 25, 49, 64, 16)]
 CASES = [(attend, *sizes) for attend in (WHOLE, BLOCKS) for sizes in SIZES]
@@ -54,7 +54,7 @@ def wanted_of(d, parts, dy):
 @pytest.mark.parametrize("attend, heads, d, length, channels, block", CASES)
 def test_formula(attend, heads, d, length, channels, block, monkeypatch):
     if attend is BLOCKS:
-        monkeypatch.setattr(pallas_attention, "BLOCK", block)
+        monkeypatch.setattr(attention, "BLOCK", block)
     parts, dy = draw(heads, d, length, channels)
     wanted, wanted_gradients = wanted_of(d, parts, dy)
     found, backward = jax.vjp(lambda *parts: attend((d, 0.5), *parts), *parts)
@@ -86,7 +86,7 @@ def test_small_gradients_add_up(heads, images, channels):
     random = np.random.RandomState(0)
     shape = heads, images, channels
     parts = [random.normal(size=shape).astype(np.float32) for _ in range(3)]
-    found = pallas_attention._totals(*map(jnp.asarray, parts))
+    found = attention._totals(*map(jnp.asarray, parts))
     means, d_exponent, d_value_bias = (part.reshape(-1, channels).astype(float) for part in parts)
     wanted = means.T @ d_exponent, d_exponent.sum(0), d_value_bias.sum(0)
     for one, other in zip(found, wanted):

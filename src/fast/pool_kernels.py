@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from .pallas_launch import packs, run_flat
+from src.fast.launch import packs, run_flat
 
 # Columns times channels of a row that a program holds at once, how many rows it walks down, and how
 # many numbers of each row a thread has (16 bytes are the widest it can read): for maps of many rows

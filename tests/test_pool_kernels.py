@@ -7,7 +7,8 @@ pytest.importorskip("jax")
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
-from src import backend, pallas_launch, pallas_pools  # noqa: E402
+from src import backend  # noqa: E402
+from src.fast import launch, pool_kernels  # noqa: E402
 
 
 def both(average, largest):
@@ -44,19 +45,19 @@ def expected(x):
 @pytest.mark.parametrize("shape", [(2, 14, 14, 16), (1, 9, 5, 48), (2, 1, 2, 64)])
 def test_kernels_agree(shape, kind, monkeypatch):
     for name in ("BOTH_POOLS", "BOTH_GRADIENTS", "AVERAGE"):
-        sizes = getattr(pallas_pools, name)
-        monkeypatch.setattr(pallas_pools, name, dict.fromkeys(sizes, sizes[kind]))
+        sizes = getattr(pool_kernels, name)
+        monkeypatch.setattr(pool_kernels, name, dict.fromkeys(sizes, sizes[kind]))
     random = np.random.RandomState(0)
     x = random.randint(-3, 4, size=shape).astype(np.float32)  # with many ties
     average, largest, gradient = expected(x)
-    outputs, backward = jax.vjp(pallas_pools.pools, jnp.asarray(x))
+    outputs, backward = jax.vjp(pool_kernels.pools, jnp.asarray(x))
     for found, wanted in zip(outputs, (x, x, both(average, largest))):
         np.testing.assert_allclose(found, wanted, atol=1e-6)
     straight = random.normal(size=(4, *shape)).astype(np.float32)
     (dx,) = backward(tuple(map(jnp.asarray, (*straight[:2], both(*straight[2:])))))
     np.testing.assert_allclose(dx, sum(straight[:2]) + gradient(*straight[2:]), atol=1e-5)
 
-    found, backward = jax.vjp(pallas_pools.average_pool, jnp.asarray(x))
+    found, backward = jax.vjp(pool_kernels.average_pool, jnp.asarray(x))
     np.testing.assert_allclose(found, average, atol=1e-6)
     (dx,) = backward(jnp.asarray(straight[0]))
     np.testing.assert_allclose(dx, gradient(straight[0], 0 * straight[0]), atol=1e-5)
@@ -72,7 +73,7 @@ def run_both(dtype, shape=(3, 9, 5, 48)):
     both_shape = (shape[1] * shape[2], 2, shape[0], shape[3])
     gradients = [random.normal(size=size) for size in (shape, shape, both_shape)]
     x, *gradients = (jnp.asarray(part, "bfloat16").astype(dtype) for part in (x, *gradients))
-    outputs, backward = jax.jit(lambda x: jax.vjp(pallas_pools.pools, x))(x)
+    outputs, backward = jax.jit(lambda x: jax.vjp(pool_kernels.pools, x))(x)
     return outputs[2].astype("float32"), backward(tuple(gradients))[0].astype("float32")
 
 
@@ -88,12 +89,12 @@ def test_two_numbers_at_once(dtype, rounding):
 @pytest.mark.parametrize("dtype, _", HALVES)
 def test_kernels_lower_for_gpus(dtype, _, monkeypatch):
     """Also those that no CPU can run: two numbers in one instruction."""
-    monkeypatch.setattr(pallas_launch, "interpreted", lambda: False)
+    monkeypatch.setattr(launch, "interpreted", lambda: False)
     instruction = {"bfloat16": "max.NaN.bf16x2", "float16": "max.NaN.f16x2"}[dtype]
     for capability, packs in ((8.0, False), (9.0, True)):
         monkeypatch.setattr(backend, "kernel_capability", lambda found=capability: found)
-        for pool in (pallas_pools.pools, pallas_pools.average_pool):
+        for pool in (pool_kernels.pools, pool_kernels.average_pool):
             both_ways = lambda x, pool=pool: jax.vjp(pool, x)[1](pool(x))  # noqa: E731
             traced = jax.jit(both_ways).trace(jax.ShapeDtypeStruct((2, 8, 8, 64), dtype))
             text = traced.lower(lowering_platforms=("cuda",)).as_text()
-            assert (instruction in text) == (packs and pool is pallas_pools.pools)
+            assert (instruction in text) == (packs and pool is pool_kernels.pools)

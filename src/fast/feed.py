@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from . import backend as B
-from . import dataset
-from .backend import keras
-from .generator import draw_parameters
-from .pixels import bilinear_taps
+from src import backend as B
+from src import dataset
+from src.backend import keras
+from src.generator import draw_parameters
+from src.pixels import bilinear_taps
 
 VALIDATION_BATCH = 256
 

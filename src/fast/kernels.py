@@ -1,0 +1,47 @@
+"""Which of the GPU kernels serve here: the one place that decides, and that imports them.
+
+They are written in Pallas, so they are JAX's. Elsewhere the framework's operations compute the
+same.
+"""
+
+import math
+
+from src import backend as B
+
+if B.NAME == "jax":
+    from src.fast.attention import attend_blocks, attend_whole
+    from src.fast.pool_kernels import average_pool, pools
+
+    __all__ = ["attend_blocks", "attend_whole", "average_pool", "pools"]
+
+
+def serve_pools(x, size):
+    """Return whether the kernels `pools` and `average_pool` serve maps like x (B, H, W, C)."""
+    # The compiler behind Pallas knows no GPU older than Ampere.
+    return B.kernel_capability() >= 8 and size == 3 and x.shape[-1] % 16 == 0 and _counted(x.shape)
+
+
+def attention(value, dimension):
+    """Return the kernels' function that serves LHC's attention, or None.
+
+    value: (B, heads, l, C). dimension: d, the length of queries and keys.
+    """
+    *images_and_heads, length, channels = value.shape
+    # Their products would round float32 to TF32, and their tiles are powers of two. They need more
+    # memory on the chip than workstation cards have: A100, H100, B200 and their like.
+    capability = B.kernel_capability()
+    if value.dtype == "float32" or not (capability == 8 or 9 <= capability < 12):
+        return None
+    if channels not in (16, 32, 64, 128, 256, 512):
+        return None
+    longest = max(length, dimension + -dimension % 8, channels)  # of all that a head has columns of
+    if not _counted((*images_and_heads, longest, channels)):
+        return None
+    if channels <= 64:
+        return attend_whole
+    return attend_blocks if max(length, dimension) <= 128 else None
+
+
+def _counted(shape):
+    """Return whether kernels, which count in int32, can tell all numbers of two maps apart."""
+    return 2 * math.prod(length for length in shape if length is not None) <= 2**31
