@@ -14,9 +14,11 @@ import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-# A keras.json left in somebody's home would change the nets: Keras finds none while it starts. In
-# a program that has started Keras by itself, its choices stand.
-_keras_home = os.environ.get("KERAS_HOME")
+_OUTSIDE = ("KERAS_HOME", "KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH")
+
+# A keras.json left in somebody's home, or a limit left in a shell, would change nets and training:
+# Keras finds none while it starts. In a program that started Keras before, its choices stand.
+_hidden = {name: os.environ.pop(name, None) for name in _OUTSIDE}
 os.environ["KERAS_HOME"] = os.devnull
 
 if sys.version_info >= (3, 9):
@@ -32,10 +34,8 @@ else:  # the paper's Python 3.8 has TensorFlow 2.4.1, whose Keras lives inside i
     GENERATION = 2
     NAME = "tensorflow"
 
-if _keras_home is None:
-    del os.environ["KERAS_HOME"]
-else:
-    os.environ["KERAS_HOME"] = _keras_home
+del os.environ["KERAS_HOME"]
+os.environ.update({name: value for name, value in _hidden.items() if value is not None})
 
 
 def _either(keras3, tensorflow2):
@@ -97,7 +97,9 @@ def AveragePooling2D(pool_size, **kwargs):  # noqa: N802 - stands for a class
 
 def conv(x, kernel, padding="valid"):
     """(B, H, W, C), (h, w, C, filters) -> (B, H', W', filters), at stride 1."""
-    return _conv(x, kernel, strides=1, padding=padding if GENERATION == 3 else padding.upper())
+    if GENERATION == 2:
+        return _conv(x, kernel, strides=1, padding=padding.upper())
+    return _conv(x, kernel, strides=1, padding=padding, data_format="channels_last")
 
 
 def custom_gradient(function):

@@ -135,7 +135,8 @@ class LHC(keras.layers.Layer):
         query, key = (B.cast(part, self._at_least_float32) for part in (query, key))
         scores = B.einsum("bncd,bnkd->bnck", query, key)  # (B, heads, C, C)
         exponent = self.norm_c + self.temperature(B.mean(scores, axis=-1))  # (B, heads, C)
-        divisor = B.power(float(self.att_embed_dim), exponent)
+        base = B.cast(float(self.att_embed_dim), exponent.dtype)
+        divisor = B.power(base, exponent)  # (B, heads, C)
         shares = B.softmax(scores / divisor[..., None], axis=-1)  # (B, heads, C, C)
         return B.cast(shares, self.compute_dtype)
 

@@ -15,7 +15,7 @@ ATTENTION = {"reference": LHC, "fast": FastLHC}
 
 def classification_head(x, seeds):
     """Features (B, h, w, 512) -> probabilities (B, 7); `seeds` of the first two Dense kernels."""
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = layers.GlobalAveragePooling2D(name="pool", data_format="channels_last")(x)
     for number, (units, seed) in enumerate(zip((4096, 1024), seeds), start=1):
         x = layers.Dense(
             units,

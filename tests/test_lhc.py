@@ -1,6 +1,7 @@
 """The LHC layer: the reference's cases, the formula by hand, and what any Keras layer promises."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -208,19 +209,43 @@ CONFIG = {
 }
 
 
-def test_config_makes_the_layer_again():
-    module = LHC(**CONFIG)
+@pytest.mark.parametrize("kind", BOTH)
+def test_config_makes_the_layer_again(kind):
+    module = kind(**CONFIG)
     config = json.loads(json.dumps(module.get_config()))
     assert {key: config[key] for key in CONFIG} == CONFIG
-    again = LHC.from_config(config)
-    assert again.get_config() == module.get_config()
-    plain = LHC(num_heads=1, att_embed_dim=1)
-    assert LHC.from_config(plain.get_config()).controller is None
+    again = kind.from_config(config)
+    assert type(again) is kind and again.get_config() == module.get_config()
+    plain = kind(num_heads=1, att_embed_dim=1)
+    assert kind.from_config(plain.get_config()).controller is None
 
 
-def test_a_model_with_the_layer_can_be_saved(tmp_path):
+def test_numbers_of_numpy_are_numbers():
+    config = {key: np.array(value)[()] for key, value in CONFIG.items() if key != "name"}
+    module = LHC(name="mine", **config)
+    assert json.loads(json.dumps(module.get_config())) == LHC(**CONFIG).get_config()
+    assert module(np.ones((1, 4, 4, 3), np.float32)).shape == (1, 4, 4, 3)
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_attention_is_the_share_of_each_value(kind):
+    """x + attention v is the layer's output, and the shares of a query add up to 1."""
+    module = layer((4, 6, 5), kind, num_heads=3, att_embed_dim=2)
+    x = np.random.RandomState(1).randn(2, 4, 6, 5).astype(np.float32)
+    shares = backend.to_numpy(module.attention(x))
+    assert shares.shape == (2, 3, 5, 5) and shares.min() > 0
+    np.testing.assert_allclose(shares.sum(axis=-1), 1, rtol=1e-5)
+    assert np.ptp(shares, axis=-1).max() > 0.1
+    value = backend.to_numpy(module.value_pool(module.value(x)))
+    value = value.reshape(2, 3, 8, 5).transpose(0, 1, 3, 2)  # (B, heads, C, l)
+    y = (shares @ value).transpose(0, 1, 3, 2).reshape(x.shape)
+    np.testing.assert_allclose(backend.to_numpy(module(x)), x + y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_a_model_with_the_layer_can_be_saved(kind, tmp_path):
     x = keras.layers.Input((4, 4, 3))
-    model = keras.Model(x, LHC(**CONFIG)(x))
+    model = keras.Model(x, kind(**CONFIG)(x))
     images = np.random.RandomState(0).randn(2, 4, 4, 3).astype(np.float32)
     expected = model.predict_on_batch(images)
     again = keras.models.model_from_json(model.to_json())
@@ -229,4 +254,120 @@ def test_a_model_with_the_layer_can_be_saved(tmp_path):
     for name in ("model.keras" if backend.GENERATION == 3 else "model", "model.h5"):
         model.save(str(tmp_path / name))
         loaded = keras.models.load_model(str(tmp_path / name))
+        assert name == "model" or type(loaded.layers[-1]) is kind
         np.testing.assert_array_equal(loaded.predict_on_batch(images), expected)
+
+
+SAVED = Path(__file__).parent / "data" / "saved"
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in SAVED.glob("lhc_*")))
+def test_models_saved_by_earlier_versions_load(file):
+    """Both numerics were one class then, with an argument of that name."""
+    if file.endswith(".keras") and backend.GENERATION == 2:
+        pytest.skip("Keras 2.4 does not know the format")
+    arrays = np.load(SAVED / "outputs.npz")
+    model = keras.models.load_model(str(SAVED / file))
+    numerics = file.split("_")[1]
+    assert type(model.layers[-1]) is (FastLHC if numerics == "fast" else LHC)
+    found = model.predict_on_batch(arrays["x"])
+    np.testing.assert_allclose(found, arrays[numerics], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_exports_give_the_same(kind, tmp_path):
+    """SavedModel, and LiteRT where today's TensorFlow is."""
+    if backend.NAME != "tensorflow":
+        pytest.skip("the formats are TensorFlow's")
+    import tensorflow
+
+    x = keras.layers.Input((4, 4, 3))
+    model = keras.Model(x, kind(**CONFIG)(x))
+    images = np.random.RandomState(0).randn(1, 4, 4, 3).astype(np.float32)
+    expected = model.predict_on_batch(images)
+    save = model.export if backend.GENERATION == 3 else model.save
+    save(str(tmp_path / "exported"))
+    loaded = tensorflow.saved_model.load(str(tmp_path / "exported"))
+    serve = loaded.serve if backend.GENERATION == 3 else loaded
+    # Several matrix products in one may be rounded otherwise in a graph.
+    np.testing.assert_allclose(serve(images), expected, rtol=0 if kind is LHC else 1e-6)
+    if backend.GENERATION == 2:
+        return  # its converter does not know a batch of any size in a matrix product
+    converter = tensorflow.lite.TFLiteConverter.from_saved_model(str(tmp_path / "exported"))
+    interpreter = tensorflow.lite.Interpreter(model_content=converter.convert())
+    interpreter.allocate_tensors()
+    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.set_tensor(source["index"], images)
+    interpreter.invoke()
+    found = interpreter.get_tensor(target["index"])
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+# What a policy computes in, and how far rounding may move the output.
+POLICIES = {
+    "float32": ("float32", 1e-5),
+    "float64": ("float64", 1e-5),
+    "mixed_float16": ("float16", 1e-2),
+    "mixed_bfloat16": ("bfloat16", 5e-2),
+    "float16": ("float16", 1e-2),
+    "bfloat16": ("bfloat16", 5e-2),
+}
+
+
+def policy_of(name):
+    if backend.GENERATION == 2 and "bfloat16" in name:
+        pytest.skip("TensorFlow 2.4 has no such convolution on CPUs")
+    if backend.NAME == "jax" and name == "float64":
+        pytest.skip("JAX computes in float32 unless it is told otherwise")
+    return keras.mixed_precision.Policy(name)
+
+
+def dtype_of(tensor):
+    return getattr(tensor.dtype, "name", None) or keras.backend.standardize_dtype(tensor.dtype)
+
+
+@pytest.fixture
+def global_policy():
+    """A function that sets Keras' global policy for one test."""
+    yield keras.mixed_precision.set_global_policy
+    keras.mixed_precision.set_global_policy("float32")
+
+
+def outputs_of(module, images, start):
+    """Return a model with the layer, and its outputs in float64, from weights by name."""
+    x = keras.layers.Input(images.shape[1:])
+    y = module(x)
+    model = keras.Model(x, y)
+    weights.put(module.named_variables(), start)
+    result = module(backend.convert(images))
+    promised = module.compute_dtype
+    assert dtype_of(y) == dtype_of(result) == promised
+    found = np.asarray(model.predict_on_batch(images))
+    assert str(found.dtype) == promised
+    return model, np.float64(found)
+
+
+@pytest.mark.parametrize("kind", BOTH)
+@pytest.mark.parametrize("given", ["global", "dtype"])
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_dtype_policy(kind, given, name, global_policy, tmp_path):
+    """The output has the promised dtype, sublayers follow the layer, saved layers stay equal."""
+    policy, (dtype, tolerance) = policy_of(name), POLICIES[name]
+    other = "float32" if name != "float32" else "float64"
+    images = np.random.RandomState(0).randn(2, 4, 4, 3).astype(np.float32)
+    start = {key: np.float32(part) for key, part in variables(layer((4, 4, 3), **CONFIG)).items()}
+    _, wanted = outputs_of(kind(**CONFIG), images, start)
+    global_policy(policy if given == "global" else other)
+    module = kind(**CONFIG) if given == "global" else kind(dtype=policy, **CONFIG)
+    model, found = outputs_of(module, images, start)
+    global_policy("float32")
+    assert module.compute_dtype == dtype
+    assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
+    sublayers = [*module.query_key, module.value, module.query_pool, module.value_pool]
+    assert {sublayer.compute_dtype for sublayer in sublayers} == {dtype}
+    assert module.temperature.compute_dtype == ("float64" if dtype == "float64" else "float32")
+    path = str(tmp_path / ("model.keras" if backend.GENERATION == 3 else "model.h5"))
+    if backend.GENERATION == 3 or "16" not in name:  # HDF5 of Keras 2.4 does not name the policy
+        model.save(path)
+        again = keras.models.load_model(path)
+        np.testing.assert_array_equal(np.float64(again.predict_on_batch(images)), found)

@@ -112,8 +112,12 @@ class FastLHC(LHC):
         mean_key = (B.mean(key, axis=-1) + bias[:, :, None])[..., None]  # (heads, rows, B, 1)
         # The bias apart: adding it to the queries would pass over all of them for its gradient.
         means = B.sum(query * mean_key, axis=1) + B.sum(bias[:, :, None, None] * mean_key, axis=1)
-        temperature = self.temperature(means)  # (heads, B, C)
+        temperature = B.cast(self.temperature(means), "float32")  # (heads, B, C)
         return B.power(float(self.att_embed_dim), -(self.norm_c + temperature))
+
+
+# Saved models find a layer's variables by the name of its class, which has always been this one.
+FastLHC.__name__ = "LHC"
 
 
 def attend_stored(embedded, bias, value, residual, factor):
