@@ -1,0 +1,68 @@
+"""Nothing outside the repository changes a number: keras.json and Keras' variables of the shell."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Prints what a net, a training epoch and Keras itself are like in a new process.
+PROGRAM = """
+import numpy as np
+from src import backend, networks, settings
+from src.backend import keras
+backend.set_seeds(1, 2, 3)
+net = networks.lhc_net(32, {**settings.load().lhc, "num_heads": [1] * 5, "att_embed_dim": [2] * 5})
+shapes = [tuple(weight.shape) for weight in net.get_weights()]
+x = np.random.RandomState(0).uniform(0, 255, (7, 32, 32, 3)).astype(np.float32)
+y = np.eye(7, dtype=np.float32)
+backend.compile_model(net, "sgd", 1e-3)
+steps = backend.fit_epoch(net, ((x, y) for _ in range(2)), 2)
+config = keras.backend
+found = config.image_data_format(), config.epsilon(), config.floatx(), backend.NAME
+print([found, len(shapes), shapes[:9], steps, net.predict_on_batch(x).tolist()])
+"""
+
+
+def run(home=None, **environment):
+    if home is not None:
+        environment["KERAS_HOME"] = str(home)
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("KERAS_")}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT,
+        env={**clean, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("empty"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps({"image_data_format": "channels_first", "epsilon": 0.01, "floatx": "float64"}),
+        json.dumps({"backend": "jax", "floatx": "int8"}),  # Keras itself would end in a traceback
+        "no JSON",
+    ],
+)
+def test_a_leftover_keras_json_changes_nothing(content, expected, tmp_path):
+    path = tmp_path / "keras.json"
+    path.write_text(content)
+    assert run(tmp_path) == expected
+    assert path.read_text() == content
+
+
+def test_limits_left_in_a_shell_change_nothing(expected, tmp_path):
+    assert run(KERAS_MAX_EPOCHS="1", KERAS_MAX_STEPS_PER_EPOCH="1") == expected
