@@ -106,9 +106,11 @@ def _forward(
         attend_blocks_means,
         dict(embedded=embedded, value=value, bias=bias),
         dict(mean_keys=array_of((heads, batch, rows), jnp.float32), mean_scores=vectors),
+        # Sums of 8192 numbers take 64 registers of each of the 128 threads.
         block=columns_at_once(channels, _columns_of(8192, rows)),
         programs=1,
     )
+    # A small product for all heads and images: XLA's, in float32. (heads, B, C)
     temperatures = jax.nn.sigmoid(means.mean_scores @ temperature_kernel + temperature_bias)
     factors = score_factor(temperatures, dimension, norm_c)  # (heads, B, C)
     found = launch(
@@ -175,7 +177,7 @@ def _backward(dimension, norm_c, saved, dy):
             d_keys=array_like(saved.mean_keys),
             d_biases=array_like(saved.mean_keys),
         ),
-        block=columns_at_once(channels, _columns_of(4096, rows)),
+        block=columns_at_once(channels, _columns_of(4096, rows)),  # of two sums
         programs=1,
         aliases={"d_queries": "d_embedded"},
     )
@@ -215,7 +217,7 @@ attend_blocks.defvjp(_forward, _backward)
 
 
 def _stages(rows):
-    # Longer queries and keys need more memory of the chip for each tile that is loaded ahead.
+    # The longer queries and keys are, the fewer programs fit on the chip with tiles loaded ahead.
     return 2 if rows > 32 else 3
 
 
@@ -231,12 +233,12 @@ class _BlockHead(Head):
     block of columns fit on the chip together.
     """
 
-    # Rows are made anew for each use: what a loop takes from outside would stay in registers.
-
     def embedded_tiles(self):
+        """Return the Rows of each tile of queries or keys."""
         return Rows.of_all_tiles(self.shape.embedded_rows)
 
     def value_tiles(self):
+        """Return the Rows of each tile of values."""
         return Rows.of_all_tiles(self.shape.value_rows)
 
     def scaled_query_at(self, rows, columns):
@@ -305,16 +307,17 @@ def attend_blocks_means(embedded, value, bias, mean_keys, mean_scores, *, shape)
     del value  # which tells the launch the head's shape
     head = _BlockHead(shape)
     all_rows = head.embedded_tiles()
-    # Columns are added to columns first: summing up a row's takes threads that wait for others.
+    # Tiles are added to tiles, and the columns of a row are added up once, at last: for that,
+    # threads have to exchange numbers.
     sums = [jnp.zeros((len(rows.numbers), shape.block), jnp.float32) for rows in all_rows]
 
     def add(columns, sums):
-        return [total + key for total, key in zip(sums, head.load_keys(embedded, columns))]
+        return [old + key for old, key in zip(sums, head.load_keys(embedded, columns))]
 
     sums = head.over_blocks(add, sums)  # of (rows, columns)
     mean_key = []  # of (rows, 1)
-    for rows, total in zip(all_rows, sums):
-        mean = jnp.sum(total, 1)[:, None] / shape.channels + head.load_bias(bias, rows)
+    for rows, tile in zip(all_rows, sums):
+        mean = jnp.sum(tile, 1)[:, None] / shape.channels + head.load_bias(bias, rows)
         triton.store(mean_keys.at[head.mean_at(rows)], mean[:, 0], mask=rows.exist)
         mean_key.append(mean)
 
@@ -343,8 +346,8 @@ def attend_blocks_forward(
         offsets = head.scaled_query_at(rows, head.columns)
         store(scaled_queries, offsets, query_tiles[-1], rows.exist)
 
-    # The softmax needs the largest score of all. What was summed up with the largest one so far
-    # shrinks whenever a larger one comes.
+    # The softmax subtracts the largest score of all keys. Sums made with the largest one so far
+    # shrink when a block has a larger one.
     def add(keys, sums):
         largest, denominator, outputs = sums
         scaled = _dot_tiles(query_tiles, head.load_keys(embedded, keys))  # (queries, keys)
@@ -396,7 +399,8 @@ def attend_blocks_backward_queries(
     query_tiles = head.load_scaled_queries(scaled_queries, head.columns)  # of (rows, queries)
     dy_tiles = head.load_values(dy, head.columns)  # of (rows, queries)
     log_sum = triton.load(log_sums.at[vector])  # (queries,)
-    # delta: the mean gradient that a query's softmax weighs, which is y's gradient times y.
+    # delta: the sum, over the keys, of softmax times its gradient. It equals the sum, over the
+    # positions, of dy times what was attended, which takes no pass over the keys.
     delta = sum(
         jnp.sum(dy_tile * tile.astype(jnp.float32), 0)
         for dy_tile, tile in zip(dy_tiles, head.load_values(attended, head.columns))
@@ -410,12 +414,13 @@ def attend_blocks_backward_queries(
         d_softmax = _dot_tiles(dy_tiles, head.load_values(value, keys))  # (queries, keys)
         d_scaled = softmax * (d_softmax - delta[:, None])  # (queries, keys)
         d_scaled = d_scaled.astype(value.dtype)
-        return [total + dot(d_scaled, 1, key, 1) for total, key in zip(sums, key_tiles)]
+        return [old + dot(d_scaled, 1, key, 1) for old, key in zip(sums, key_tiles)]
 
     zeros = [jnp.zeros(tile.shape[::-1], jnp.float32) for tile in query_tiles]
-    # The keys, weighed by d_scaled, make the gradients both of the query and of its factor.
+    # The sums of keys, weighed by d_scaled, make the gradients both of the query and of its factor.
     key_sums = head.over_blocks(add, zeros)  # of (queries, rows)
     key_sums = [tile.T for tile in key_sums]  # of (rows, queries)
+    # The scaled queries have log2(e) in them, which the factor has not.
     d_log_factor = (
         sum(jnp.sum(tile * query, 0) for tile, query in zip(key_sums, query_tiles)) / LOG2_E
     )  # (queries,)
@@ -517,16 +522,16 @@ def attend_blocks_backward_keys(
     d_value_bias = sum(jnp.sum(tile, 1) for tile in value_sums)  # (keys,)
     triton.store(d_value_biases.at[head.vector_at(head.columns)], d_value_bias)
     for rows, tile in zip(head.embedded_tiles(), key_sums):
-        # The queries had been multiplied by log2(e).
+        # The scaled queries have log2(e) in them, which the scaled scores have not.
         d_key = tile.T / LOG2_E + head.load_mean(d_keys, rows)  # (rows, keys)
         store(d_embedded, head.embedded_at(KEY, rows, head.columns), d_key, rows.exist)
     for rows, tile in zip(head.value_tiles(), value_sums):
         store(d_value, head.value_at(rows, head.columns), tile.T, rows.exist)
 
 
-# The kernel of the keys subtracts a vector of the queries from all rows of a product, (keys,
-# queries). Its threads have the vector in another layout than the product, so matrix units do it:
-# as a product of a matrix of minus ones and the vector, split into terms of their type.
+# The kernel of the keys subtracts two vectors (queries,), each from all rows of a product (keys,
+# queries). Matrix units do it, by adding the product of a column of minus ones and the vector. They
+# take 16 bits, so the vector is split into terms, of which each has 8 bits, the first ones first.
 
 LOG_SUM, DELTA = 0, 1  # the two vectors
 

@@ -67,9 +67,9 @@ class Residuals(NamedTuple):
     temperature_kernel: Any  # (C, C)
     mean_scores: Any  # (heads, B, C), float32
     temperatures: Any  # (heads, B, C), float32
-    # (heads, B, C, C): C times the softmax, less 1. 16 bits of the softmax itself would hardly
-    # tell numbers near 1 / C apart.
-    deviations: Any
+    # The softmax times C, less 1: 16 bits of the softmax itself would hardly tell numbers near
+    # 1 / C apart.
+    deviations: Any  # (heads, B, C, C), in the values' type
 
 
 def _forward(
@@ -177,7 +177,7 @@ def attend_whole_forward(
     norm_c,
     shape,
 ):
-    """Kernel where no gradient is wanted."""
+    """Kernel of the output y where no gradient is wanted."""
     head = Head(shape)
     scores = _scores(head, embedded, bias)
     softmax = _softmax(
@@ -202,7 +202,7 @@ def attend_whole_forward_with_residuals(
     norm_c,
     shape,
 ):
-    """Kernel that also fills what the gradient needs."""
+    """Kernel of the output y and of the Residuals that are not inputs."""
     head = Head(shape)
     scores = _scores(head, embedded, bias)
     found = _softmax(head, scores, temperature_kernel, temperature_bias, dimension, norm_c)
@@ -255,12 +255,13 @@ def attend_whole_backward(
     # Each of the SUM_COLUMNS columns has the same sums.
     d_value_bias = jnp.sum(softmax * (jnp.sum(dy_sums, 1) / SUM_COLUMNS)[:, None], 0)  # (C,)
 
-    # The gradient of a softmax: softmax * (gradient - delta), delta being the mean gradient that
-    # the softmax weighs. It is divided by the weights' sum, since 16 bits of them give nearly 1.
+    # The gradient of the scaled scores is softmax * (d_softmax - delta), where delta is the mean of
+    # d_softmax, weighed by the softmax. From 16 bits, these weights add up to nearly 1, not to 1.
     delta = (jnp.sum(softmax * d_softmax, 1) / jnp.sum(softmax, 1))[:, None]  # (C, 1)
     d_scaled = _without_recomputing(lambda part: softmax * (part - delta), d_softmax)  # (C, C)
-    # The factor's logarithm gets the sum of d_scaled times the scaled scores. A row of d_scaled
-    # adds up to 0, so these may have any number added, and the logarithm of the softmax will do.
+    # The gradient of log(factor) is the sum, over the keys, of d_scaled times the scaled scores.
+    # These are not stored; the logarithm of the softmax is the same but for a number added to all
+    # of a row, and that changes nothing, since a row of d_scaled adds up to 0.
     d_log_factor = jnp.sum(d_scaled * jnp.log(jnp.maximum(softmax, TINY)), 1)  # (C,)
     vector = head.vector_at(head.columns)  # (C,)
     temperature = triton.load(temperatures.at[vector])  # (C,)

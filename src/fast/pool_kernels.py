@@ -190,7 +190,7 @@ def average(x, y, *, shape, tile, strip):
     """Kernel of the average pool."""
     strip = _Strip(shape, tile, strip)
     share = _share(strip.column, strip.width)  # (columns, channels)
-    sums = []  # for the last three rows: _sum_of_three
+    sums = []  # of the last three rows: what the windows find in it, (columns, channels)
     for row in strip.rows():
         pixels, _ = _load_three(x, strip, row)
         sums = sums[-2:] + [_sum_of_three(pixels)]
@@ -204,7 +204,7 @@ def average(x, y, *, shape, tile, strip):
 def average_gradient(dy, dx, *, shape, tile, strip):
     """Kernel of the average pool's gradient: a pixel gets a share of each window that it is in."""
     strip = _Strip(shape, tile, strip)
-    means = []  # for the last three rows of windows: what each pixel near gets, (columns, channels)
+    means = []  # of the last three rows: what the windows around it give, (columns, channels)
     for row in strip.rows():
         mean = jnp.zeros(tile, jnp.float32)
         for shift in (-1, 0, 1):
@@ -237,6 +237,7 @@ def both_pools(x, pooled, winners, *, shape, tile, strip):
     for row in strip.rows():
         pixels, exists = _load_three(x, strip, row)
         total = _sum_of_three(pixels)
+        # The mean takes zeros for pixels outside the map, the maximum needs less than any pixel.
         pixels = [_outside_least(part, exist) for part, exist in zip(pixels, exists)]
         zeros = jnp.zeros(tile, jnp.int8)
         largest, column = _largest(pixels), _first_largest(pixels, [zeros] * 3, 1)
@@ -255,16 +256,19 @@ def both_pools(x, pooled, winners, *, shape, tile, strip):
 
 
 class _WindowsGradients(NamedTuple):
-    """What the windows around each pixel of a row give to pixels in its column."""
+    """What the windows around the pixels of a row give to pixels, (columns, channels) all.
 
-    mean: Any  # from the average pool, to the row above, to the row itself and to that below
-    to_above: Any  # from the max-pool, to the row above
+    A column gets it from three windows: around the pixels to the left, in it and to the right.
+    """
+
+    mean: Any  # float32, from the average pool: to each of the three rows
+    to_above: Any  # from the max-pool: to the row above
     to_itself: Any
     to_below: Any
 
 
 def both_gradients(d_pooled, d_first, d_second, winners, dx, *, shape, tile, strip):
-    """Kernel of the gradient of x from those of both pools and of the two handed-through x."""
+    """Kernel of the gradient of x, the sum of those of both pools and of the two returned x."""
     strip = _Strip(shape, tile, strip)
     rows = []  # the last three: _WindowsGradients
     for row in strip.rows():
@@ -283,10 +287,9 @@ def both_gradients(d_pooled, d_first, d_second, winners, dx, *, shape, tile, str
             above, here, below = rows
             total = above.mean + here.mean + below.mean
             offsets, exist = strip.map_at(row - 1)
-            straight = [
-                triton.load(ref.at[offsets], mask=exist, other=0) for ref in (d_first, d_second)
-            ]
-            for part in (above.to_below, here.to_itself, below.to_above, *straight):
+            first = triton.load(d_first.at[offsets], mask=exist, other=0)
+            second = triton.load(d_second.at[offsets], mask=exist, other=0)
+            for part in (above.to_below, here.to_itself, below.to_above, first, second):
                 total = total + part.astype(jnp.float32)
             triton.store(dx.at[offsets], total.astype(dx.dtype), mask=exist)
 
@@ -303,7 +306,10 @@ def _sum_of_three(pixels):
 
 
 def _mean(sums, share, row, strip):
-    """Return the mean of the windows around `row`, from the sums of their three rows."""
+    """Return the mean of the windows around `row`, from the sums of their three rows.
+
+    share: of their columns. Where a window reaches out of the map, it has fewer pixels.
+    """
     return (sums[0] + sums[1] + sums[2]) * (share * _share(row, strip.height))
 
 
@@ -320,10 +326,10 @@ def _add_share(mean, gradient, offsets, exist, strip, shift):
 
 
 def _outside_least(part, exists):
-    """Return the pixels with -inf where they do not exist, which were read as zeros."""
+    """Return the pixels, with -inf for those that do not exist, which were read as zeros."""
     if not packs(part):
         return jnp.where(exists, part.astype(jnp.float32), -np.inf)
-    # The bits of zero are all 0: "or" gives the pixel where 0.0 is, and -inf where both are none.
+    # All bits of 0.0 are 0, so "or" leaves the pixels that exist, and makes -inf of the zeros read.
     least = jnp.where(exists, 0.0, -np.inf).astype(part.dtype)
     return _packed("or.b32 $0, $1, $2;", [part, least], part.dtype)
 
