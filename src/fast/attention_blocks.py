@@ -143,6 +143,9 @@ def _forward(
 def _backward(dimension, norm_c, saved, dy):
     heads, rows, _, batch, channels = saved.embedded.shape
     shared = dict(embedded=saved.embedded, value=saved.value)
+    # Scores reach the loss through the softmax and through their means. The gradients of queries
+    # and keys are thus two sums, and three kernels take turns: the softmax for the queries, the
+    # means for both, the softmax for the keys, which need what the means give to keys.
     of_queries = launch(
         attend_blocks_backward_queries,
         dict(
@@ -179,7 +182,7 @@ def _backward(dimension, norm_c, saved, dy):
         ),
         block=columns_at_once(channels, _columns_of(4096, rows)),  # of two sums
         programs=1,
-        aliases={"d_queries": "d_embedded"},
+        aliases={"d_queries": "d_embedded"},  # added to where it is
     )
     of_keys = launch(
         attend_blocks_backward_keys,
@@ -200,6 +203,7 @@ def _backward(dimension, norm_c, saved, dy):
         # The gradients of the keys go beside those of the queries, which stay.
         aliases={"d_queries": "d_embedded"},
     )
+    # Programs run at the same time: each has its own part of what images share, added up here.
     d_bias = of_means.d_biases.sum(1)[:, : saved.bias.shape[1]]
     small = sum_small_gradients(saved.mean_scores, of_queries.d_logits, of_keys.d_value_biases)
     return (
@@ -469,8 +473,10 @@ def attend_blocks_backward_means(
         return after
 
     zeros = [jnp.zeros((len(rows.numbers), shape.block), jnp.float32) for rows in all_rows]
+    # As in the kernel of the means, tiles are added up before their columns are.
     sums = head.over_blocks(add, [(zero, zero) for zero in zeros])  # of (rows, columns)
     for rows, (d_mean_key, d_bias) in zip(all_rows, sums):
+        # The mean key's gradient is shared equally by all keys.
         d_key = jnp.sum(d_mean_key, 1) / shape.channels  # (rows,)
         # Besides the queries' gradients, the bias gets those of all keys.
         d_bias = jnp.sum(d_bias, 1) + d_key * shape.channels  # (rows,)
@@ -544,14 +550,15 @@ def _split(log_sum, delta):
     number, split = jnp.arange(SUM_COLUMNS)[:, None], jnp.bfloat16(0)
     rest = jnp.where(number < TERMS, log_sum[None], delta[None])  # (SUM_COLUMNS, queries)
     for k in range(TERMS):
-        term = rest.astype(jnp.bfloat16)
+        term = rest.astype(jnp.bfloat16)  # the first bits of what is left
         split = jnp.where(number % TERMS == k, term, split)
         rest = rest - term.astype(jnp.float32)
     return split
 
 
 def _minus_in_each_row(which, split):
-    """Return minus one of the split vectors, (keys, queries), for as many keys as queries."""
+    """Return (keys, queries), as many keys as queries: each row is minus one of the vectors."""
+    # (keys, SUM_COLUMNS): -1 for the TERMS of the vector, 0 for those of the other.
     number = jax.lax.broadcasted_iota(jnp.int32, (split.shape[-1], SUM_COLUMNS), 1)
     minus = jnp.where(number // TERMS == which, -1.0, 0.0).astype(split.dtype)
     return dot(minus, 1, split, 0)

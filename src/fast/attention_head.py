@@ -68,6 +68,8 @@ def launch(kernel, inputs, outputs, block, programs=None, stages=3, aliases=None
 class Head:
     """The head of an image that this program works on, and where its numbers lie.
 
+    Offsets are int32, which src/fast/kernels.py keeps in range.
+
     columns: the channels that are this program's own, (columns,).
     Methods `..._at` return offsets into a flat array.
     """
@@ -156,7 +158,7 @@ def load(ref, offsets, exist):
 
 
 def store(ref, offsets, tile, exist):
-    """Write the rows of the tile that exist, rounded to the type of the array."""
+    """Write the rows of a tile, (rows, columns), that exist, rounded to the array's type."""
     triton.store(ref.at[offsets], tile.astype(ref.dtype), mask=exist[:, None])
 
 
@@ -168,11 +170,13 @@ def dot(a, axis_a, b, axis_b):
 
 def score_factor(temperature, dimension, norm_c):
     """Return what T multiplies a query's scores by: 1 / d^(norm_c + T)."""
+    # As a power of e, since the logarithm of d is a constant.
     return jnp.exp(-math.log(dimension) * (norm_c + temperature))
 
 
 def logit_gradient(d_log_factor, temperature, dimension):
     """Return the gradient of the logit, of which T is the sigmoid, from that of log(factor)."""
+    # log(factor) = -log(d) * (norm_c + T), and a sigmoid's derivative is T * (1 - T).
     return -math.log(dimension) * temperature * (1 - temperature) * d_log_factor
 
 
@@ -225,7 +229,7 @@ def _sum_vectors(mean_scores, d_logits, d_value_biases, kernels, biases, *, coun
         offsets = rows[:, None] * channels + right[None]  # (rows, block)
         d_logit = load(d_logits, offsets, rows < count)  # (rows, block)
         d_value_bias = load(d_value_biases, offsets, rows < count)  # (rows, block)
-        # Rows are added to rows here and summed once, after the loop.
+        # Rows are added to rows here, and added up once, after the loop.
         return kernel + dot(mean, 0, d_logit, 0), logit_rows + d_logit, value_rows + d_value_bias
 
     zero_rows = jnp.zeros((ROWS, block), jnp.float32)

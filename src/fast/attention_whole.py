@@ -132,6 +132,7 @@ def _backward(dimension, norm_c, saved, dy):
         dimension=dimension,
         norm_c=norm_c,
     )
+    # Programs run at the same time: each has its own part of what images share, added up here.
     d_bias = found.d_biases.sum(0)[:, : saved.bias.shape[1]]
     small = sum_small_gradients(saved.mean_scores, found.d_logits, found.d_value_biases)
     return (
@@ -160,6 +161,7 @@ def _forward_inputs(embedded, bias, value, residual, temperature_kernel, tempera
 
 
 def _launch(kernel, inputs, outputs, **constants):
+    # All channels are one block, so a head has one program.
     channels = inputs["value"].shape[-1]
     return launch(kernel, inputs, outputs, block=channels, **constants)
 
@@ -270,7 +272,7 @@ def attend_whole_backward(
     triton.store(d_logits.at[vector], d_logit)
     triton.store(d_value_biases.at[vector], d_value_bias)
 
-    # The scores' gradient comes through the softmax and through the mean scores.
+    # The scores' gradient comes through the softmax and, for each key alike, the mean scores.
     weights = _load_temperature_kernel(head, temperature_kernel)  # (C, C)
     d_mean = jnp.sum(weights * d_logit[None], 1) / shape.channels  # (C,)
     d_scores = (d_scaled * factor[:, None] + d_mean[:, None]).astype(value.dtype)  # (C, C)
@@ -345,7 +347,7 @@ def _softmax(head, scores, temperature_kernel, temperature_bias, dimension, norm
     scaled = scores * score_factor(temperature, dimension, norm_c)[:, None]  # (C, C)
     numerators = jnp.exp(scaled - jnp.max(scaled, 1)[:, None])  # (C, C)
     shares = (1 / jnp.sum(numerators, 1))[:, None]  # (C, 1)
-    softmax = _without_recomputing(lambda part: part * shares, numerators)
+    softmax = _without_recomputing(lambda part: part * shares, numerators)  # (C, C)
     return _Softmax(mean_scores, temperature, softmax)
 
 
@@ -370,6 +372,7 @@ def _scores_at(head):
 
 
 def _load_temperature_kernel(head, ref):
+    # All of it, since this program has all channels as its columns.
     offsets = head.columns[:, None] * head.shape.channels + head.columns[None]
     return triton.load(ref.at[offsets])  # (C, C)
 

@@ -240,7 +240,7 @@ def both_pools(x, pooled, winners, *, shape, tile, strip):
         # The mean takes zeros for pixels outside the map, the maximum needs less than any pixel.
         pixels = [_outside_least(part, exist) for part, exist in zip(pixels, exists)]
         zeros = jnp.zeros(tile, jnp.int8)
-        largest, column = _largest(pixels), _first_largest(pixels, [zeros] * 3, 1)
+        largest, column = _largest(pixels), _first_largest(pixels, [zeros] * 3, step=1)
         rows = rows[-2:] + [_WindowsRow(total, largest, column)]
         if len(rows) == 3:
             row = row - 1  # the middle one: its windows are complete
@@ -251,8 +251,9 @@ def both_pools(x, pooled, winners, *, shape, tile, strip):
             offsets, exist = strip.pooled_at(MAXIMUM, row)
             triton.store(pooled.at[offsets], _largest(maxima).astype(pooled.dtype), mask=exist)
             offsets, exist = strip.map_at(row)
-            # 3 pixels of a window are in each of its rows.
-            triton.store(winners.at[offsets], _first_largest(maxima, columns, 3), mask=exist)
+            # Each row of a window has 3 of its pixels.
+            winner = _first_largest(maxima, columns, step=3)
+            triton.store(winners.at[offsets], winner, mask=exist)
 
 
 class _WindowsGradients(NamedTuple):
@@ -335,7 +336,7 @@ def _outside_least(part, exists):
 
 
 def _largest(parts):
-    """Return the elementwise maximum of three maps."""
+    """Return the elementwise maximum of three tiles."""
     a, b, c = parts
     if not packs(a):
         return jnp.maximum(jnp.maximum(a, b), c)
@@ -344,14 +345,19 @@ def _largest(parts):
 
 
 def _first_largest(parts, numbers, step):
-    """Return numbers[k] + step * k of the first of three maps that is the largest there, int8."""
+    """Return numbers[k] + step * k, int8, where k is the first of the largest of three tiles.
+
+    numbers: three tiles, int8. All tiles are (columns, channels).
+    """
     if not packs(parts[0]):
         largest, winner = parts[0], numbers[0]
         for k in (1, 2):
             winner = jnp.where(parts[k] > largest, numbers[k] + np.int8(step * k), winner)
             largest = jnp.maximum(parts[k], largest)
         return winner
-    # In: $1 to $6, two registers for each part, and $7 to $9, the numbers. 0xCA: a ? b : c.
+    # For four numbers of each tile: $1 to $6 are the parts, two registers each, and $7 to $9 the
+    # numbers, of 8 bits. A comparison makes 16 bits, all 1 or all 0, of each pair: prmt takes one
+    # byte of each, for all four, and lop3 with 0xCA chooses by them, a ? b : c.
     asm = f"""{{ .reg .b32 m<2>, g<2>, w<2>;
     add.u32 w0, $8, {step * 0x01010101}; add.u32 w1, $9, {step * 0x02020202};
     set.gt.u32.T g0, $3, $1; set.gt.u32.T g1, $4, $2; prmt.b32 g0, g0, g1, 0x6420;
@@ -363,10 +369,13 @@ def _first_largest(parts, numbers, step):
 
 
 def _chosen(parts, winners):
-    """Return what the windows of a row give to the rows above, at and below it.
+    """Return what the windows around a row give to the row above, the row itself and that below.
 
-    parts: max-pool gradients of the windows to the left, here and to the right. winners: theirs.
+    parts: the max-pool's gradients for the windows around the pixels to the left, here and to the
+    right. winners: of these windows. All tiles are (columns, channels).
     """
+    # In the window to the left (i = 0), this column is the last one (2 - i); row k of a window has
+    # the pixels 3 * k ... 3 * k + 2.
     dtype = parts[0].dtype
     if not packs(parts[0]):
         return [
@@ -376,12 +385,14 @@ def _chosen(parts, winners):
             )
             for k in range(3)
         ]
+    # Winners become numbers of the gradients' type, for comparisons that give 1 or 0 of that type.
     # A byte becomes the lower one of a number whose upper one has the exponent of whole numbers.
     high = 0x43 if dtype == jnp.bfloat16 else 0x64
     asm = f"prmt.b32 $0, $2, {high}, 0x4140; prmt.b32 $1, $2, {high}, 0x4342;"
     winners = [_packed(asm, [winner], dtype) for winner in winners]
     sums = []
     for k in range(3):
+        # What the comparison gives is what the gradient is multiplied by.
         wanted = [(high << 8 | 3 * k + 2 - i) * 0x00010001 for i in range(3)]
         asm = f"""{{ .reg .b32 m, c;
         mov.b32 c, {wanted[0]}; set.eq.T.T m, $4, c; mul.rn.T $0, m, $1;
@@ -392,12 +403,13 @@ def _chosen(parts, winners):
 
 
 def _packed(asm, args, dtype, computed=None):
-    """Run `asm` for the fewest numbers that fill a register; T stands for its type.
+    """Return what `asm` makes of tiles, for the fewest numbers at once that fill registers.
 
+    T in `asm` stands for two numbers of the type `computed`, or else of `dtype`, the result's.
     JAX takes one result of it: what needs two is two functions, each with the comparisons.
     """
     dtypes = [np.dtype(dtype), *(np.dtype(arg.dtype) for arg in args)]
-    pack = 4 // min(dtype.itemsize for dtype in dtypes)
+    pack = 4 // min(dtype.itemsize for dtype in dtypes)  # a register has 4 bytes
     registers = [pack * dtype.itemsize // 4 for dtype in dtypes]
     (y,) = triton.elementwise_inline_asm(
         asm.replace("T", "bf16x2" if (computed or dtype) == jnp.bfloat16 else "f16x2"),
