@@ -7,9 +7,11 @@ pytest.importorskip("jax")
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
-from src.fast import attention  # noqa: E402
+from src.fast import attention_head  # noqa: E402
+from src.fast.attention_blocks import attend_blocks  # noqa: E402
+from src.fast.attention_whole import attend_whole  # noqa: E402
 
-WHOLE, BLOCKS = attention.attend_whole, attention.attend_blocks
+WHOLE, BLOCKS = attend_whole, attend_blocks
 # heads, d, l, C, channels in a block: rows that fill their tiles and rows that do not
 SIZES = [(2, 20, 100, 64, 64), (1, 7, 9, 16, 16), (3, 64, 70, 32, 16), (1, 25, 49, 64, 16)]
 CASES = [(attend, *sizes) for attend in (WHOLE, BLOCKS) for sizes in SIZES]
@@ -26,20 +28,20 @@ def draw(heads, d, length, channels):
     embedded = normal(heads, width, 2, IMAGES, channels) * exists[:, None, None, None]
     embedded *= (20 / d) ** 0.5 if d > 64 else 1  # so that the temperature does not saturate
     value, residual, dy = (normal(IMAGES, heads, length, channels) for _ in range(3))
-    bias, kernel = normal(heads, d), 0.3 * normal(channels, channels)
-    kernel *= min(1, 64 / channels)
-    offset, value_bias = normal(channels), normal(channels)
-    parts = embedded, bias, value, value_bias, residual, kernel, offset
+    bias, temperature_kernel = normal(heads, d), 0.3 * normal(channels, channels)
+    temperature_kernel *= min(1, 64 / channels)
+    temperature_bias, value_bias = normal(channels), normal(channels)
+    parts = embedded, bias, value, value_bias, residual, temperature_kernel, temperature_bias
     return [*map(jnp.asarray, parts)], jnp.asarray(dy)
 
 
-def formula(d, norm, embedded, bias, value, value_bias, residual, kernel, offset):
+def formula(d, norm_c, embedded, bias, value, value_bias, residual, W, w):
     value = value + value_bias - jax.lax.stop_gradient(value_bias)  # a part of it already
     bias = jnp.pad(bias, [[0, 0], [0, embedded.shape[1] - d]])
     embedded = embedded + bias[:, :, None, None, None]
     scores = jnp.einsum("ndbc,ndbk->bnck", embedded[:, :, 0], embedded[:, :, 1])
-    temperature = jax.nn.sigmoid(scores.mean(-1) @ kernel + offset)  # (B, heads, C)
-    softmax = jax.nn.softmax(scores / float(d) ** (norm + temperature)[..., None], axis=-1)
+    temperature = jax.nn.sigmoid(scores.mean(-1) @ W + w)  # (B, heads, C)
+    softmax = jax.nn.softmax(scores / float(d) ** (norm_c + temperature)[..., None], axis=-1)
     return residual + jnp.einsum("bnlk,bnck->bnlc", value, softmax)
 
 
@@ -54,12 +56,13 @@ def wanted_of(d, parts, dy):
 @pytest.mark.parametrize("attend, heads, d, length, channels, block", CASES)
 def test_formula(attend, heads, d, length, channels, block, monkeypatch):
     if attend is BLOCKS:
-        monkeypatch.setattr(attention, "BLOCK", block)
+        monkeypatch.setattr(attention_head, "BLOCK", block)
     parts, dy = draw(heads, d, length, channels)
     wanted, wanted_gradients = wanted_of(d, parts, dy)
-    found, backward = jax.vjp(lambda *parts: attend((d, 0.5), *parts), *parts)
+    found, backward = jax.vjp(lambda *parts: attend(float(d), 0.5, *parts), *parts)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
-    np.testing.assert_array_equal(attend((d, 0.5), *parts), found)  # where no gradient is wanted
+    alone = attend(float(d), 0.5, *parts)  # where no gradient is wanted
+    np.testing.assert_array_equal(alone, found)
     for found, wanted in zip(backward(dy), wanted_gradients):
         scale = np.abs(wanted).max()
         np.testing.assert_allclose(found / scale, wanted / scale, atol=2e-5)
@@ -74,7 +77,7 @@ def test_gradients_with_half_precision(dtype):
     embedded, value, residual, dy = halves
     parts = embedded, bias, value, value_bias, residual, *weights
     _, wanted_gradients = wanted_of(20, parts, dy)
-    _, backward = jax.vjp(lambda *parts: WHOLE((20, 0.5), *parts), *parts)
+    _, backward = jax.vjp(lambda *parts: WHOLE(20.0, 0.5, *parts), *parts)
     for found, wanted in zip(backward(dy), wanted_gradients):
         error = np.linalg.norm(np.asarray(found, np.float64) - wanted) / np.linalg.norm(wanted)
         assert error < (1e-2 if dtype == "bfloat16" else 2e-3)
@@ -86,8 +89,8 @@ def test_small_gradients_add_up(heads, images, channels):
     random = np.random.RandomState(0)
     shape = heads, images, channels
     parts = [random.normal(size=shape).astype(np.float32) for _ in range(3)]
-    found = attention._totals(*map(jnp.asarray, parts))
-    means, d_exponent, d_value_bias = (part.reshape(-1, channels).astype(float) for part in parts)
-    wanted = means.T @ d_exponent, d_exponent.sum(0), d_value_bias.sum(0)
+    found = attention_head.sum_small_gradients(*map(jnp.asarray, parts))
+    means, d_logits, d_value_bias = (part.reshape(-1, channels).astype(float) for part in parts)
+    wanted = means.T @ d_logits, d_logits.sum(0), d_value_bias.sum(0)
     for one, other in zip(found, wanted):
         np.testing.assert_allclose(one, other, atol=1e-4)

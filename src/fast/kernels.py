@@ -9,7 +9,8 @@ import math
 from src import backend as B
 
 if B.NAME == "jax":
-    from src.fast.attention import attend_blocks, attend_whole
+    from src.fast.attention_blocks import attend_blocks
+    from src.fast.attention_whole import attend_whole
     from src.fast.pool_kernels import average_pool, pools
 
     __all__ = ["attend_blocks", "attend_whole", "average_pool", "pools"]

@@ -1,6 +1,12 @@
-"""How the GPU kernels are started: on flat arrays, or on the CPU by JAX's interpreter."""
+"""How the GPU kernels are started: on flat arrays, or on the CPU by JAX's interpreter.
+
+A kernel is a function that many programs of a GPU run at the same time. Each program asks for its
+number in a grid of up to three axes, and works on its share of the arrays. A ref is an array as
+the kernel sees it: flat, so that the kernel computes the offsets of what it reads and writes.
+"""
 
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,23 +20,48 @@ def interpreted():
     return jax.default_backend() == "cpu"
 
 
-def packs(part):
+def packs(array):
     """Return whether a kernel may compute with two of these numbers in one instruction."""
     # GPUs before Hopper do not compare bfloat16. Each thread needs four numbers.
-    halves = part.dtype in (jnp.bfloat16, jnp.float16) and part.size >= 4 * 32
+    halves = array.dtype in (jnp.bfloat16, jnp.float16) and array.size >= 4 * 32
     return halves and backend.kernel_capability() >= 9
 
 
-def run_flat(kernel, grid, maps, outputs, **options):
-    """Run `kernel` on the flattened arrays `maps`; return a list of arrays.
+def array_of(shape, dtype):
+    """Return what `run_flat` has to know of an output."""
+    return jax.ShapeDtypeStruct(shape, dtype)
 
-    outputs: pairs (shape, dtype). options: of `pallas_call`.
+
+def array_like(array):
+    return array_of(array.shape, array.dtype)
+
+
+def run_flat(kernel, grid, inputs, outputs, aliases=None, constants=None, **options):
+    """Run `kernel` and return its outputs as attributes, under their names.
+
+    kernel: function of the refs of all inputs and outputs, and of constants, by their names.
+    grid: how many programs run along each axis.
+    inputs: {name: array}. outputs: {name: array_of(shape, dtype)}.
+    aliases: {name of an input: name of the output that is written in its place}.
+    options: of `pallas_call`.
     """
+    names = [*inputs, *outputs]
+
+    def body(*refs):
+        kernel(**dict(zip(names, refs)), **(constants or {}))
+
+    body.__name__ = kernel.__name__  # which profilers show
     flat = pl.pallas_call(
-        kernel,
+        body,
         grid=grid,
-        out_shape=[jax.ShapeDtypeStruct((math.prod(shape),), dtype) for shape, dtype in outputs],
+        out_shape=[array_of((math.prod(out.shape),), out.dtype) for out in outputs.values()],
+        # JAX knows inputs and outputs by their positions.
+        input_output_aliases={
+            list(inputs).index(old): list(outputs).index(new)
+            for old, new in (aliases or {}).items()
+        },
         interpret=interpreted(),
         **options,
-    )(*(part.reshape(-1) for part in maps))
-    return [part.reshape(shape) for part, (shape, _) in zip(flat, outputs)]
+    )(*(array.reshape(-1) for array in inputs.values()))
+    shaped = (array.reshape(out.shape) for array, out in zip(flat, outputs.values()))
+    return types.SimpleNamespace(**dict(zip(outputs, shaped)))
