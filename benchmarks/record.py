@@ -7,6 +7,7 @@ else. Needs nothing but Python, so that a benchmark can be run where little is i
 
 import argparse
 import json
+import math
 import os
 import platform
 import re
@@ -66,7 +67,7 @@ class Record:
 
     def measured(self, label, values, unit="images/s"):
         """Keep the values of all repeats under a label; return {"n", "median", "sd", ...}."""
-        values = [float(f"{value:.6g}") for value in values]
+        values = [_short(value) for value in values]
         entry = {"unit": unit, **summary(values), "values": values}
         self.document["measured"][label] = entry
         return entry
@@ -105,8 +106,8 @@ def summary(values):
     """Return the number of values, their median, standard deviation (of a sample) and range."""
     return {
         "n": len(values),
-        "median": statistics.median(values),
-        "sd": float(f"{statistics.stdev(values):.6g}") if len(values) > 1 else None,
+        "median": _short(statistics.median(values)),
+        "sd": _short(statistics.stdev(values)) if len(values) > 1 else None,
         "min": min(values),
         "max": max(values),
     }
@@ -119,15 +120,23 @@ def line(label, entry):
 
 
 def ratio(measured, of, to, paired):
-    """Return what `summary` does for the ratios of the pairs, or for that of the medians alone."""
+    """Return the summary of the pairs' ratios, or the ratio of the medians and its deviation."""
+    of, to = measured[of], measured[to]
     if paired:
-        if measured[of]["n"] != measured[to]["n"]:
-            raise ValueError(f"{of} and {to} did not take turns")
-        pairs = zip(measured[of]["values"], measured[to]["values"])
-    else:
-        pairs = [(measured[of]["median"], measured[to]["median"])]
-    values = [float(f"{a / b:.6g}") for a, b in pairs]
-    return {**summary(values), "values": values} if paired else {"n": 1, "median": values[0]}
+        if of["n"] != to["n"]:
+            raise ValueError(f"found {of['n']} and {to['n']} repeats, which did not take turns")
+        values = [_short(a / b) for a, b in zip(of["values"], to["values"])]
+        return {**summary(values), "values": values}
+    median = of["median"] / to["median"]
+    sd = None
+    if None not in (of["sd"], to["sd"]):
+        sd = _short(median * math.hypot(of["sd"] / of["median"], to["sd"] / to["median"]))
+    return {"n": min(of["n"], to["n"]), "median": _short(median), "sd": sd}
+
+
+def _short(value):
+    """Return a number rounded to six digits."""
+    return float(f"{value:.6g}")
 
 
 def versions(backend):

@@ -22,7 +22,7 @@ EXPECTED = {  # name: what it measures, the command without --save
     "generator_cpu": ("generator", "python benchmarks/generator_speed.py --repeats 9"),
     "etl_cpu": ("ETL", "python benchmarks/etl_speed.py --repeats 7"),
     "etl_cpu_python38": ("ETL, Python 3.8", "python benchmarks/etl_speed.py --repeats 7"),
-    "tta_cpu": ("TTA at 224", f"{TTA} --images 16 --views 20 --repeats 2"),
+    "tta_cpu": ("TTA at 224", f"{TTA} --images 32 --views 10 --repeats 4"),
     "tta_cpu_quickstart": (
         "TTA at 40",
         f"{TTA} --images 70 --repeats 2 --settings Settings/Quickstart",

@@ -69,7 +69,8 @@ def main(argv=None):
     separate(views[:2])
     together(views[:2])
     chosen = [backend.NAME, settings.size, batch_size, settings.runtime["precision"]]
-    notes = record.Record("tta_speed", argv, *chosen, images=count, views=len(views))
+    more = {"numerics": settings.runtime["numerics"], "images": count, "views": len(views)}
+    notes = record.Record("tta_speed", argv, *chosen, **more)
     notes.add_versions(gpus=backend.versions()["gpus"])
     building, seconds, differences = 0.0, [], []
     turns = np.array_split(np.arange(len(views)), -(-len(views) // 10))

@@ -1,6 +1,7 @@
 """The benchmarks' records: what is stored, and that the tables are those of the files."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -60,6 +61,22 @@ def test_the_tables_are_up_to_date():
     assert table.updated(text, STORED) == text, "run python benchmarks/table.py"
 
 
+@pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    heads = re.findall(r"^#+ (.+)$", text, re.M)
+    anchors = {"#" + re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    lost = [
+        link
+        for link in links
+        if not link.startswith("https://")
+        and link not in anchors
+        and not (ROOT / page).parent.joinpath(link).exists()
+    ]
+    assert lost == []
+
+
 def test_what_is_absent_is_said_with_its_command():
     text = table.updated(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n", {})
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
@@ -77,7 +94,7 @@ def test_any_other_file_has_its_rows_and_columns_are_even():
     assert [line for line in lines if line.endswith("| mine                  |")]
     rows = [line for line in lines if line.startswith("|")]
     assert {len(row) for row in rows[: len(table.EXPECTED) + 3]} == {len(rows[0])}
-    assert "2.50 | 1.50 to 3.50" in " ".join(text.split()) or "2.50" in text
+    assert "| 2.50 | 1.41 | 1.50 to 3.50 | 2 | 2 |" in re.sub(" +", " ", text)
 
 
 def stored_example():
@@ -100,6 +117,11 @@ def test_ratios_of_turns_and_of_medians():
     run.measured("other", [5.5])
     medians = run.ratio("medians", "quick", "other", paired=False)
     assert medians["median"] == pytest.approx(20 / 5.5, rel=1e-5) and "values" not in medians
+    assert medians["sd"] is None and medians["n"] == 1
+    run.measured("again", [5, 6])
+    medians = run.ratio("more medians", "again", "slow", paired=False)
+    assert medians["median"] == 0.5 and medians["n"] == 2
+    assert medians["sd"] == pytest.approx(0.5 * (1 / 11**2 + 0.5 / 5.5**2) ** 0.5, rel=1e-5)
     with pytest.raises(ValueError, match="did not take turns"):
         run.ratio("turns", "quick", "other")
     check(run.document)
