@@ -1,6 +1,6 @@
 """Images per second of our ETL and of the original's way, side by side.
 
-    python benchmarks/etl_speed.py [--images 1000] [--threads 2] [--repeats 3]
+    python benchmarks/etl_speed.py [--images 1000] [--threads 2] [--repeats 3] [--save NAME]
 
 The original's way: TensorFlow enlarges one image after the other into whole float32 RGB arrays,
 which are then floored and saved one by one: 1.4 MB for each image, of which FER2013 has 28,709.
@@ -23,8 +23,11 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import record  # noqa: E402
 from benchmarks.generator_speed import SIZE, pictures  # noqa: E402
 from src.etl import SUBFOLDER, image_paths, write_images  # noqa: E402
+
+GOAL = 5
 
 
 def main(argv=None):
@@ -34,8 +37,11 @@ def main(argv=None):
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
+    record.add_option(parser)
     options = parser.parse_args(argv)
 
+    chosen = {"images": options.images, "threads": options.threads}
+    notes = record.Record("etl_speed", argv, "tensorflow", SIZE, **chosen)
     images, labels = pictures(options.images)
     with tempfile.TemporaryDirectory() as folder:
         write_images(images[:2], labels[:2], Path(folder, "first"), SIZE)  # compiles the kernel
@@ -53,13 +59,16 @@ def main(argv=None):
             twin = ours / path.relative_to(theirs)
             if path.read_bytes() != twin.read_bytes():
                 raise SystemExit(f"{twin} differs from the original's")
-    their_rate, our_rate = options.images / np.median(times, axis=0)
-    ratio = np.median([a / b for a, b in times])
+    theirs, ours = ([options.images / seconds for seconds in way] for way in zip(*times))
+    theirs = notes.measured("original's way", theirs)
+    ours = notes.measured("ours", ours)
+    ratio = notes.ratio("ETL against the original's way", "ours", "original's way", goal=GOAL)
     print(
         f"{options.images} images to {SIZE} x {SIZE} JPEGs, {options.threads} threads, images/s\n"
     )
     print("original's way     ours   ratio  goal")
-    print(f"{their_rate:14.0f} {our_rate:8.0f} {ratio:6.1f}x    5x")
+    print(f"{theirs['median']:14.0f} {ours['median']:8.0f} {ratio['median']:6.1f}x {GOAL:4}x")
+    notes.save(options.save)
     return 0
 
 

@@ -1,6 +1,7 @@
 """Images per second of our data generator and of Keras' own, side by side on one JPEG folder.
 
     python benchmarks/generator_speed.py [--images 384] [--threads 2] [--repeats 5]
+                                          [--save NAME]
 
 Writes formula-made pictures into a temporary JPEG folder, then, for each recipe, lets both
 generators give a whole epoch in turn and takes the median over the repeats. `first` is our first
@@ -19,6 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import record  # noqa: E402
 from src.dataset import CLASSES  # noqa: E402
 from src.etl import SUBFOLDER, write_images  # noqa: E402
 from src.generator import ImageFolder, ImageFolderBatches  # noqa: E402
@@ -48,10 +50,14 @@ def main(argv=None):
     parser.add_argument("--images", type=int, default=384)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
+    record.add_option(parser)
     options = parser.parse_args(argv)
 
     from tensorflow.keras.preprocessing.image import ImageDataGenerator
 
+    sizes = [batch_size for batch_size, _, _ in RECIPES.values()]
+    chosen = {"images": options.images, "threads": options.threads}
+    notes = record.Record("generator_speed", argv, "tensorflow", SIZE, sizes, "float32", **chosen)
     images, labels = pictures(options.images)
     print(f"{options.images} images of {SIZE} x {SIZE}, {options.threads} threads, images/s\n")
     print(
@@ -74,12 +80,15 @@ def main(argv=None):
                 (rate(theirs, options.images), rate(ours, options.images, epochs=5))
                 for _ in range(options.repeats)
             ]
-            keras, own = np.median(pairs, axis=0)
-            ratio = np.median([b / a for a, b in pairs])
+            keras, own = (f"{name}, {whose}" for whose in ("Keras", "ours"))
+            keras_rate, own_rate = map(notes.measured, (keras, own), zip(*pairs))
+            notes.measured(f"{name}, ours, first epoch", [first])
+            ratio = notes.ratio(f"generator, {name}, against Keras", own, keras, goal=goal)
             print(
-                f"{name:8} {batch_size:5} {keras:8.0f} {first:8.0f} {own:8.0f} "
-                f"{ratio:6.1f}x {goal:4}x"
+                f"{name:8} {batch_size:5} {keras_rate['median']:8.0f} {first:8.0f} "
+                f"{own_rate['median']:8.0f} {ratio['median']:6.1f}x {goal:4}x"
             )
+    notes.save(options.save)
     return 0
 
 

@@ -1,6 +1,7 @@
 """Training steps per second on a GPU: our nets and torchvision's ResNet-34, side by side.
 
     KERAS_BACKEND=jax python benchmarks/step_speed.py [--batch 256] [--precision bfloat16]
+                                                [--save NAME]
 
 Random images of 224 x 224 on the device, SGD. `bare` is the net's own compiled training step called
 in a loop, `fit` the same through Keras' `fit`. PyTorch: channels-last, autocast, `torch.compile`;
@@ -21,10 +22,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import record  # noqa: E402
 from src import backend, networks, settings  # noqa: E402
 
 SIZE = 224
 CLASSES = 7
+TOGETHER = 8  # steps per execution of `fit`
+MATRIX, VERSIONS = "matrix product", "versions"  # of what the process with PyTorch prints
 NUMERICS = ("fast", "reference")
 GFLOP = {"ResNet34": 3 * 7.33, "LHC_Net": 3 * 7.33 * 1.23}  # an image, forward and backward
 
@@ -38,20 +42,31 @@ def main(argv=None):
     parser.add_argument("--numerics", nargs="+", choices=NUMERICS, default=NUMERICS)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=7)
+    record.add_option(parser)
     parser.add_argument("--only-torch", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.only_torch:
         return torch_main(options)
 
     print(f"{backend.versions()}\nbatch {options.batch}, {options.precision}", flush=True)
-    # A process of its own: two frameworks in one would share the GPU's memory.
-    rates = {}
+    chosen = [backend.NAME, SIZE, options.batch, options.precision]
+    notes = record.Record(
+        "step_speed", argv, *chosen, steps=options.steps, steps_per_execution=TOGETHER
+    )
+    notes.add_versions(gpus=backend.versions()["gpus"])
     if importlib.util.find_spec("torchvision"):
-        command = [sys.executable, __file__, "--only-torch", *(argv or sys.argv[1:])]
-        for line in subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.splitlines():
+        # A process of its own: two frameworks in one would share the GPU's memory.
+        words = sys.argv[1:] if argv is None else argv
+        command = [sys.executable, __file__, "--only-torch", *words]
+        torch = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        for line in torch.stdout.splitlines():
             name, *values = line.split("\t")
-            rates[name] = list(map(float, values))
-            print_rate(name, rates[name], rates)
+            if name == VERSIONS:
+                notes.add_versions(**dict(zip(("torch", "torchvision"), values)))
+            else:
+                keep(notes, name, map(float, values))
+        if torch.returncode:
+            print(f"PyTorch ended with exit code {torch.returncode}", flush=True)
     backend.set_precision(options.precision)
     random = np.random.RandomState(0)
     x = random.uniform(0, 255, (options.batch, SIZE, SIZE, 3)).astype(np.float32)
@@ -62,16 +77,18 @@ def main(argv=None):
             model = network(name, numerics)
             runs[f"{name} {numerics} bare"] = bare_steps(model, x, y)
             runs[f"{name} {numerics} fit"] = fit_steps(model, x, y)
-        for label, values in measure(runs, options).items():
-            rates[label] = values
-            print_rate(label, values, rates)
-    median = {name: np.median(values) for name, values in rates.items()}
+        for name, values in measure(runs, options).items():
+            keep(notes, name, values)
     for numerics in options.numerics:
-        ratio = median[f"ResNet34 {numerics} bare"] / median[f"LHC_Net {numerics} bare"]
-        print(f"LHC-Net's step / its backbone's, {numerics}: {ratio:.2f}")
-        if "PyTorch compiled" in median:
-            ratio = median[f"ResNet34 {numerics} bare"] / median["PyTorch compiled"]
-            print(f"our backbone / PyTorch compiled, {numerics}: {ratio:.2f}")
+        ours, theirs = f"ResNet34 {numerics} bare", "PyTorch compiled"
+        label = f"time of LHC-Net's step over its backbone's, {numerics}"
+        ratio = notes.ratio(label, ours, f"LHC_Net {numerics} bare")
+        print(f"LHC-Net's step / its backbone's, {numerics}: {ratio['median']:.2f}")
+        if theirs in notes.document["measured"]:
+            label = f"ResNet34v2's step against PyTorch's ResNet-34, {numerics}"
+            ratio = notes.ratio(label, ours, theirs, paired=False)
+            print(f"our backbone / PyTorch compiled, {numerics}: {ratio['median']:.2f}")
+    notes.save(options.save)
     return 0
 
 
@@ -80,7 +97,7 @@ def network(name, numerics):
     values = settings.load()
     values.runtime["numerics"] = numerics
     model = networks.build(name, values)
-    backend.compile_model(model, "sgd", 0.01, steps_per_execution=8)
+    backend.compile_model(model, "sgd", 0.01, steps_per_execution=TOGETHER)
     return model
 
 
@@ -142,22 +159,26 @@ def measure(runs, options):
     return rates
 
 
-def print_rate(name, values, rates):
-    line = f"{name:26} {np.median(values):9.0f}"
-    if name == "matrix TFLOP/s":
-        print(f"{line}  (n {len(values)}, sd {np.std(values):.0f})", flush=True)
+def keep(notes, name, values):
+    """Note and print the rates of all repeats."""
+    if name == MATRIX:
+        print(record.line(f"{name:26}", notes.measured(name, values, "TFLOP/s")), flush=True)
         return
-    line += f" images/s (n {len(values)}, sd {np.std(values):.0f})"
-    if "matrix TFLOP/s" in rates:
+    entry = notes.measured(name, values)
+    line = record.line(f"{name:26}", entry)
+    matrix = notes.document["measured"].get(MATRIX)
+    if matrix:
         work = GFLOP["LHC_Net" if name.startswith("LHC") else "ResNet34"] / 1e3
-        line += f"  {np.median(values) * work / np.median(rates['matrix TFLOP/s']):6.1%} of it"
+        line += f"  {entry['median'] * work / matrix['median']:6.1%} of it"
     print(line, flush=True)
 
 
 def torch_main(options):
-    """Print tab-separated: the matrix rate, then torchvision's ResNet-34 eager and compiled."""
+    """Print, tab-separated, versions and the rates: matrix, torchvision's ResNet-34 both ways."""
     import torch
     import torchvision
+
+    print(VERSIONS, torch.__version__, torchvision.__version__, sep="\t", flush=True)
 
     dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(options.precision)
     if options.precision != "float32":
@@ -177,7 +198,7 @@ def torch_main(options):
         start = time.perf_counter()
         product(10)
         rates.append(10 * 2 * n**3 / (time.perf_counter() - start) / 1e12)
-    print("matrix TFLOP/s", *rates, sep="\t", flush=True)
+    print(MATRIX, *rates, sep="\t", flush=True)
 
     x = torch.rand(options.batch, 3, SIZE, SIZE, device="cuda") * 255
     x = x.to(memory_format=torch.channels_last)

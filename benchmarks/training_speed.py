@@ -1,6 +1,7 @@
 """Images per second of the real training loop and of its bare compiled step, epoch after epoch.
 
     KERAS_BACKEND=jax python benchmarks/training_speed.py [--network ResNet34] [--images 20000]
+                                                          [--save NAME]
 
 Trains with fast numerics on drawn images at 224 x 224, batch 64, the second stage's augmentation:
 everything that `src/training.py` does for an epoch's training, without validation, plots and
@@ -17,9 +18,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import record  # noqa: E402
 from benchmarks.step_speed import bare_steps  # noqa: E402
 from src import backend, networks, sample, settings, training  # noqa: E402
 from src.fast import feed as fast_feed  # noqa: E402
+
+GOAL = 0.9
 
 
 def main(argv=None):
@@ -32,12 +36,25 @@ def main(argv=None):
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--steps-per-execution", type=int, default=8)
+    record.add_option(parser)
     options = parser.parse_args(argv)
 
     print(f"{backend.versions()}\n{options.network}, batch {options.batch}, {options.precision}")
     backend.set_precision(options.precision)
     values = settings.load()
     values.runtime.update(numerics="fast", steps_per_execution=options.steps_per_execution)
+    notes = record.Record(
+        "training_speed",
+        argv,
+        backend.NAME,
+        values.size,
+        options.batch,
+        options.precision,
+        network=options.network,
+        images=options.images,
+        steps_per_execution=options.steps_per_execution,
+    )
+    notes.add_versions(gpus=backend.versions()["gpus"])
     stage = dict(values.recipe("ResNet34")["stages"][1], epochs=options.epochs)
     stage.update(batch_size=options.batch, patience=None)
     images, labels = sample.draw(1, [40] * 7)
@@ -65,10 +82,11 @@ def main(argv=None):
         run(100)
         bare.append(100 * options.batch / (time.perf_counter() - start))
     for name, rates in (("training loop", loop), ("bare step", bare)):
-        print(
-            f"{name:14} {np.median(rates):8.0f} images/s (n {len(rates)}, sd {np.std(rates):.0f})"
-        )
-    print(f"ratio {np.median(loop) / np.median(bare):.1%}")
+        print(record.line(f"{name:14}", notes.measured(name, rates)))
+    label = f"training loop of {options.network} against its bare step"
+    ratio = notes.ratio(label, "training loop", "bare step", paired=False, goal=GOAL)
+    print(f"ratio {ratio['median']:.1%}")
+    notes.save(options.save)
     return 0
 
 

@@ -49,7 +49,9 @@ class Settings:
         self.known_results = list(known_results)
         for name in FILES:
             setattr(self, name, copy.deepcopy(values[name]))
+        self.training.pop("about", None)  # it is for readers of the file, and no part of a run
         for recipe in self.modular.values():
+            recipe.pop("about", None)
             recipe["stages"] = [self._stage(stage) for stage in recipe["stages"]]
 
     @property

@@ -45,6 +45,7 @@ BAD = [  # file, content, words that the line must hold
     ("Training", {"patience": [8, 8, None]}, ["patience[2]: found null", ">= 1"]),
     ("Training", {"target_size": 31}, ["target_size: found 31", "from 32"]),
     ("Training", {"seed": -1}, ["seed: found -1", "from 0"]),
+    ("Training", {"about": ""}, ['about: found ""', "a text"]),
     ("Training", [], ["Training_Settings.json: found []", "an object with the keys"]),
     ("LHC", {"num_heads": [8, 8, 7, 7]}, ["num_heads: found [8, 8, 7, 7]", "a list of 5"]),
     ("LHC", {"num_heads": [8, 8, 7, 7, 2]}, ["num_heads[4]: found 2", "1, 7, 49 for the 7 x 7"]),
@@ -60,6 +61,8 @@ BAD = [  # file, content, words that the line must hold
     ("LHC", '{"norm_c": 1, "norm_c": 2}', ["norm_c: found 2 times"]),
     ("LHC", "", ["line 1, column 1", "invalid JSON"]),
     ("Modular", {"VGG": {}}, ["VGG: found an unknown name", "ResNet34"]),
+    ("Modular", {"Controller": {"about": " "}}, ['Controller.about: found " "', "a text"]),
+    ("Modular", {"LHC": {"about": ["x"]}}, ["LHC.about: found", "a text"]),
     ("Modular", lhc(), ["LHC.stages: found []", "at least one stage"]),
     ("Modular", lhc({"optimizer": "sgd"}), ["LHC.stages[0].learning_rate: found nothing"]),
     ("Modular", lhc(stage(optimizer="lion")), ["LHC.stages[0].optimizer: found", '"adam"']),
@@ -209,6 +212,39 @@ def test_what_is_handed_out_is_a_copy():
     settings.recipe("LHC")["stages"][0]["epochs"] = -1
     settings.resolved()["training"]["seed"] = -1
     assert settings.resolved() == load(DEFAULTS).resolved()
+
+
+def abouts(folder):
+    """Return {recipe: its "about"} of the files in a settings folder."""
+    read = {
+        name: json.loads((folder / f"{name}_Settings.json").read_text(encoding="utf-8"))
+        for name in ("Training", "Modular")
+    }
+    recipes = {"LHC_Net": read["Training"], **read["Modular"]}
+    return {name: recipe.get("about", "") for name, recipe in recipes.items()}
+
+
+@pytest.mark.parametrize("folder", [DEFAULTS, DEFAULTS / "Quickstart"], ids=lambda f: f.name)
+def test_each_recipe_says_what_to_expect_and_what_it_costs(folder):
+    found = abouts(folder)
+    assert set(found) == {"check_rep", "ResNet34", "LHC", "Controller", "LHC_Net"}
+    for text in found.values():
+        assert "Expected: " in text and "Cost: " in text
+
+
+def test_what_a_recipe_is_about_is_no_part_of_it(tmp_path):
+    about = {"about": "Expected: nothing."}
+    write(tmp_path, Training=about, Modular={"LHC": about, "Controller": about, "check_rep": about})
+    assert load(tmp_path).resolved() == load(DEFAULTS).resolved()
+    assert "about" not in json.dumps(load(DEFAULTS).resolved())
+    for name in ("check_rep", "ResNet34", "LHC", "Controller", "LHC_Net"):
+        assert "about" not in load(tmp_path).recipe(name)
+
+
+def test_the_gpu_folder_is_the_fast_one():
+    settings = load(DEFAULTS / "GPU")
+    assert (settings.runtime["numerics"], settings.runtime["precision"]) == ("fast", "bfloat16")
+    assert settings.modular == load(DEFAULTS).modular
 
 
 def test_paths():

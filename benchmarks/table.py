@@ -1,0 +1,165 @@
+"""Put what benchmarks/results/ holds into the tables of benchmarks/README.md.
+
+    python benchmarks/table.py
+
+Reads nothing but those files. Rows of runs that belong to a version and are missing say so, with
+the command that makes them. tests/test_benchmarks.py checks that the tables are up to date.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+README, FOLDER = HERE / "README.md", HERE / "results"
+BEGIN, END = "<!-- made by table.py: begin -->", "<!-- made by table.py: end -->"
+ABSENT = "not measured in this version"
+STEP = "KERAS_BACKEND=jax python benchmarks/step_speed.py --repeats 12"
+LOOP = "KERAS_BACKEND=jax python benchmarks/training_speed.py --epochs 6"
+TTA = "python benchmarks/tta_speed.py"
+VIEWS = "--images 1024 --views 20 --repeats 5"
+EXPECTED = {  # name: what it measures, the command without --save
+    "generator_cpu": ("generator", "python benchmarks/generator_speed.py --repeats 9"),
+    "etl_cpu": ("ETL", "python benchmarks/etl_speed.py --repeats 7"),
+    "etl_cpu_python38": ("ETL, Python 3.8", "python benchmarks/etl_speed.py --repeats 7"),
+    "tta_cpu": ("TTA at 224", f"{TTA} --images 32 --views 10 --repeats 4"),
+    "tta_cpu_quickstart": (
+        "TTA at 40",
+        f"{TTA} --images 70 --repeats 2 --settings Settings/Quickstart",
+    ),
+    "tta_gpu_float32": ("TTA on a GPU, float32", f"KERAS_BACKEND=jax {TTA} {VIEWS}"),
+    "tta_gpu_bfloat16": (
+        "TTA on a GPU, bfloat16",
+        f"KERAS_BACKEND=jax {TTA} {VIEWS} --settings Settings/GPU",
+    ),
+    "step_gpu": ("training step", STEP),
+    "training_gpu_ResNet34": ("training loop, ResNet34", LOOP),
+    "training_gpu_LHC_Net": ("training loop, LHC-Net", f"{LOOP} --network LHC_Net"),
+}
+NAMES = {
+    "python": "Python",
+    "keras": "Keras",
+    "tensorflow": "TensorFlow",
+    "jax": "JAX",
+    "torch": "PyTorch",
+    "numpy": "NumPy",
+    "scipy": "SciPy",
+    "pillow": "Pillow",
+}
+
+
+def main():
+    text = README.read_text(encoding="utf-8")
+    README.write_text(updated(text, results()), encoding="utf-8")
+    print(f"{README} holds the tables of {len(results())} files")
+    return 0
+
+
+def results(folder=FOLDER):
+    """Return {name: content} of the files, those of EXPECTED first and in its order."""
+    found = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob("*.json"))
+    }
+    order = [name for name in EXPECTED if name in found]
+    return {name: found[name] for name in [*order, *(n for n in found if n not in EXPECTED)]}
+
+
+def updated(text, found):
+    """Return the README's text with the tables of {name: content} between the marks."""
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    parts = ["### Ratios", ratios(found), "### Rates", rates(found), "### Runs", runs(found)]
+    return "\n\n".join([before + BEGIN, *parts, END + after])
+
+
+def ratios(found):
+    rows = [("what", "ratio", "sd", "range", "n", "goal", "measured on", "run")]
+    for name in [*EXPECTED, *(name for name in found if name not in EXPECTED)]:
+        if name not in found:
+            rows.append((EXPECTED[name][0], "", "", "", "", "", ABSENT, name))
+            continue
+        for label, entry in found[name]["ratios"].items():
+            form = decimals(entry["median"])
+            low, high = (entry.get(key) for key in ("min", "max"))
+            rows.append(
+                (
+                    label,
+                    form(entry["median"]),
+                    form(entry["sd"]),
+                    "" if low is None else f"{form(low)} to {form(high)}",
+                    entry["n"],
+                    "" if entry["goal"] is None else f"{entry['goal']:g}",
+                    device(found[name]),
+                    name,
+                )
+            )
+    return table(rows, "<>>>>><<")
+
+
+def rates(found):
+    rows = [("run", "what", "median", "sd", "range", "n", "unit")]
+    for name, content in found.items():
+        for label, entry in content["measured"].items():
+            form = decimals(entry["median"])
+            numbers = form(entry["median"]), form(entry["sd"])
+            spread = f"{form(entry['min'])} to {form(entry['max'])}" if entry["n"] > 1 else ""
+            rows.append((name, label, *numbers, spread, entry["n"], entry["unit"]))
+    return table(rows, "<<>>>><") if found else ABSENT
+
+
+def runs(found):
+    """Return a list of what each file was measured with, then the commands that are missing."""
+    lines = []
+    for name, content in found.items():
+        machine, setting = content["machine"], content["setting"]
+        facts = [f"{machine['cpu']}, {machine['cores']} cores"]
+        facts[:0] = [", ".join(machine["gpus"])] if machine["gpus"] else []
+        facts.append("load {} before and {} after".format(*machine["load"]))
+        facts += [f"{NAMES.get(key, key)} {found}" for key, found in content["versions"].items()]
+        facts += [
+            f"{key.replace('_', ' ')} {words(value)}"
+            for key, value in setting.items()
+            if value is not None and key != "backend"
+        ]
+        lines += [f"* **{name}**, {content['date']}: {'; '.join(facts)}", ""]
+        lines += [f"      {content['command']}", ""]
+    for name in EXPECTED:
+        if name not in found:
+            command = f"{EXPECTED[name][1]} --save {name}"
+            lines += [f"* **{name}**: {ABSENT}", "", f"      {command}", ""]
+    return "\n".join(lines).rstrip()
+
+
+def device(content):
+    machine, backend = content["machine"], content["setting"]["backend"]
+    name = ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['cores']} cores"
+    return f"{name}, {NAMES[backend]} {content['versions'][backend]}"
+
+
+def decimals(median):
+    """Return a function that writes numbers of that size; None is empty."""
+    places = 3 if median < 1 else 2 if median < 10 else 1 if median < 100 else 0
+    return lambda value: "" if value is None else f"{value:.{places}f}"
+
+
+def words(value):
+    return "/".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def table(rows, sides):
+    """Return rows, the first of them the head, as a Markdown table of even columns."""
+    rows = [[words(cell) for cell in row] for row in rows]
+    widths = [max(3, *map(len, column)) for column in zip(*rows)]
+    rules = [
+        "-" * (width - 1) + (":" if side == ">" else "-") for width, side in zip(widths, sides)
+    ]
+    lines = [
+        " | ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths))
+        for row in [rows[0], rules, *rows[1:]]
+    ]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
