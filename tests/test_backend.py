@@ -36,8 +36,7 @@ def run(home=None, **environment):
         [sys.executable, "-c", PROGRAM],
         cwd=ROOT,
         env={**clean, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
