@@ -18,10 +18,12 @@ from tqdm import tqdm
 
 from src.dataset import CLASSES
 from src.errors import UserError
+from src.files import replace
 from src.pixels import enlarge, floored_rgb
 
 SUBFOLDER = "Training"
 NOTE = "etl.json"
+IMAGE = re.compile(r"Images\d+\.jpeg(\.(\d+-[0-9a-f]+\.)?part)?$")  # or a killed run's part of it
 PART = 8  # images per piece of work: at 224 pixels, 3 MB for each worker
 
 
@@ -97,25 +99,21 @@ def _prepare(folder, description):
     for name in CLASSES:
         os.makedirs(folder / name, exist_ok=True)
     present = [
-        entry
-        for name in CLASSES
-        for entry in os.scandir(folder / name)
-        if re.match(r"Images\d+\.jpeg(\.part)?$", entry.name)
+        entry for name in CLASSES for entry in os.scandir(folder / name) if IMAGE.match(entry.name)
     ]
     if _read_note(folder) == description:
         return {entry.path for entry in present if entry.stat().st_size}
     for entry in present:
         os.remove(entry.path)
-    draft = folder / (NOTE + ".part")
-    draft.write_text(json.dumps(description, indent=1) + "\n")
-    os.replace(draft, folder / NOTE)
+    with replace(folder / NOTE) as part:
+        part.write_text(json.dumps(description, indent=1) + "\n")
     return set()
 
 
 def _write_part(images, paths, size):
     # The same encoder as Pillow's, and the same bytes, without its copies of the picture.
     for rgb, path in zip(floored_rgb(enlarge(images, size)), paths):
-        draft = path + ".part"
-        with open(draft, "wb") as file:
+        # Not synced: that would take far longer than the picture, and a picture that a power cut
+        # left empty is written again.
+        with replace(path, sync=False) as part, open(part, "wb") as file:
             file.write(encode_jpeg(rgb, quality=100, colorsubsampling="444"))
-        os.replace(draft, path)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from src import backend, dataset, plots, runtime, tta
 from src.backend import keras
 from src.dataset import CLASSES
+from src.files import replace
 from src.generator import list_images, read_grey
 from src.pixels import enlarge
 from src.prefetch import one_ahead, prefetch
@@ -96,13 +97,15 @@ def evaluate(model, settings, name, title="LHC_Net", train=True):
         "settings": settings.resolved(),
         "versions": runtime.versions(),
     }
-    _replace(folder / "metrics.json", (json.dumps(record, indent=4) + "\n").encode())
+    with replace(folder / "metrics.json") as part:
+        part.write_bytes((json.dumps(record, indent=4) + "\n").encode())
     arrays = {
         "val_probabilities": val_probabilities,
         "test_probabilities": test_probabilities,
         "tta_test_probabilities": tta_probabilities,
     }
-    _replace(folder / "predictions.npz", arrays)
+    with replace(folder / "predictions.npz") as part, open(part, "wb") as file:
+        np.savez_compressed(file, **arrays)
     report = "\n".join(
         f"{heading}\n\n{_report(test_labels, probabilities)}"
         for heading, probabilities in (
@@ -110,7 +113,8 @@ def evaluate(model, settings, name, title="LHC_Net", train=True):
             ("Test split, test-time augmentation", tta_probabilities),
         )
     )
-    _replace(folder / "report.txt", report.encode())
+    with replace(folder / "report.txt") as part:
+        part.write_bytes(report.encode())
     percent = 100 * metrics["tta_test"]["accuracy"]
     plots.confusion_matrix(
         folder / "confusion_matrix.png",
@@ -210,14 +214,3 @@ def _jpeg_batches(files, settings):
                 yield np.stack(images).astype(np.float32)
 
     return prefetch(batches(), settings.runtime["prefetch_batches"])
-
-
-def _replace(path, content):
-    """Write bytes, or a dict of arrays as npz, atomically."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        if isinstance(content, bytes):
-            file.write(content)
-        else:
-            np.savez_compressed(file, **content)
-    os.replace(part, path)

@@ -3,12 +3,13 @@
 Figures are made without pyplot, so that nothing global is touched, random generators included.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from src.files import replace
 
 TRAINING, VALIDATION, GREY = "#1f77b4", "#d95f02", "#808080"
 
@@ -100,10 +101,8 @@ def sample_sheet(path, images, labels, classes, columns=10):
 
 
 def _save(figure, path):
-    """Write a PNG atomically."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    """Write a PNG, whole or not at all; make its folder if need be."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
-    figure.savefig(part, format="png", dpi=120)
-    os.replace(part, path)
+    with replace(path) as part:
+        figure.savefig(part, format="png", dpi=120)

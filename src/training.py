@@ -19,6 +19,7 @@ from tqdm import tqdm
 from src import backend, dataset, plots, runtime, weights
 from src.errors import UserError
 from src.fast import feed as fast_feed
+from src.files import replace
 from src.generator import ImageFolder, ImageFolderBatches
 from src.pixels import enlarge
 from src.prefetch import prefetch
@@ -225,13 +226,13 @@ def start_folder(settings, name):
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     record = {"settings": settings.resolved(), "versions": runtime.versions()}
-    (folder / "settings.json").write_text(json.dumps(record, indent=4) + "\n")
+    with replace(folder / "settings.json") as part:
+        part.write_text(json.dumps(record, indent=4) + "\n")
     write_history(folder / "history.csv", [])
     return folder
 
 
 def write_history(path, rows):
-    """Write the rows, floats at full precision, atomically."""
-    part = path.with_suffix(".part")
-    pd.DataFrame(rows, columns=COLUMNS).to_csv(part, index=False)
-    os.replace(part, path)
+    """Write the rows as a CSV with the columns COLUMNS, floats at full precision."""
+    with replace(path) as part:
+        pd.DataFrame(rows, columns=COLUMNS).to_csv(part, index=False)

@@ -6,7 +6,6 @@ surplus or misshapen one is an error.
 """
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 from src import backend, downloads
 from src.backbone import UNITS
 from src.errors import UserError
+from src.files import replace
 from src.lhc import LHC
 
 HEAD = ("fc1", "fc2", "fc3")
@@ -130,22 +130,26 @@ def _texts(names):
 
 
 def save(model, path, architecture):
-    """Write all weights and what shaped the network, atomically."""
+    """Write all weights and what shaped the network (from `architecture_of`) to an HDF5 file.
+
+    The file appears whole or not at all. Raises OSError if the disk refuses.
+    """
     by_layer = {}
     for name, array in to_arrays(model).items():
         layer, variable = name.split("/", 1)
         by_layer.setdefault(layer, {})[f"{variable}:0"] = array
-    path = Path(path)
-    part = path.with_suffix(".part")
-    with h5py.File(part, "w") as file:
-        file.attrs["layer_names"] = [layer.encode() for layer in by_layer]
-        file.attrs["architecture"] = json.dumps(architecture)
-        for layer, arrays in by_layer.items():
-            group = file.create_group(layer)
-            group.attrs["weight_names"] = [name.encode() for name in arrays]
-            for name, array in arrays.items():
-                group.create_dataset(name, data=array)
-    os.replace(part, path)
+    try:
+        with replace(path) as part, h5py.File(part, "w") as file:
+            file.attrs["layer_names"] = [layer.encode() for layer in by_layer]
+            file.attrs["architecture"] = json.dumps(architecture)
+            for layer, arrays in by_layer.items():
+                group = file.create_group(layer)
+                group.attrs["weight_names"] = [name.encode() for name in arrays]
+                for name, array in arrays.items():
+                    group.create_dataset(name, data=array)
+    except (OSError, RuntimeError) as error:  # h5py's words for a full disk are either
+        reason = " ".join(str(error).split())
+        raise OSError(f"{path}: could not be written: {reason}") from None
 
 
 def load(model, path, architecture, ignore=()):

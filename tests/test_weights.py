@@ -271,6 +271,20 @@ def test_the_start_is_the_imagenet_file_without_the_head(imagenet, settings_fold
         weights.load_start(net, loaded)
 
 
+def test_a_full_disk_is_told_in_one_line_and_the_old_weights_stay(saved):
+    resource = pytest.importorskip("resource")
+    before, limits = saved.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match="weights.h5: could not be written: ") as caught:
+            weights.save(tiny(), saved, ARCHITECTURE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+    assert saved.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     "name, key",
     [
