@@ -67,6 +67,22 @@ def verify(path, split, expected_counts):
     return images, labels
 
 
+def one_hot(labels):
+    """Return labels (N,) as float32 (N, 7): 1 in the label's column."""
+    return np.eye(len(CLASSES), dtype=np.float32)[labels]
+
+
+def class_shares(counts, limit):
+    """Return how many images of each class to take, about `limit` in all (None: every one).
+
+    counts: images of each class. Each class keeps its share, and at least one image.
+    """
+    total = sum(counts)
+    if limit is None or limit >= total:
+        return counts
+    return [max(1, round(count * limit / total)) for count in counts]
+
+
 def odd_counts(labels, split, expected_counts):
     """Return one line of text per class whose number of images is not the expected one."""
     counts = np.bincount(labels, minlength=len(CLASSES))

@@ -27,7 +27,7 @@ IMAGE = re.compile(r"Images\d+\.jpeg(\.(\d+-[0-9a-f]+\.)?part)?$")  # or a kille
 PART = 8  # images per piece of work: at 224 pixels, 3 MB for each worker
 
 
-def write_images(images, labels, folder, size, threads=None, progress=False):
+def write_images(images, labels, folder, size, threads=1, progress=False):
     """Write uint8 images (N, h, w) with labels (N,) below `folder`/Training.
 
     An interrupted run is completed by the next one: each JPEG appears whole or not at all, and
@@ -40,8 +40,8 @@ def write_images(images, labels, folder, size, threads=None, progress=False):
         present = _prepare(folder, _describe(images, labels, size))
         missing = [i for i, path in enumerate(paths) if path not in present]
         parts = [missing[start : start + PART] for start in range(0, len(missing), PART)]
-        # Twice as many workers as cores, since each waits for the disk part of its time.
-        with ThreadPoolExecutor(2 * (threads or os.cpu_count() or 1)) as pool:
+        # Twice as many workers as threads, since each waits for the disk part of its time.
+        with ThreadPoolExecutor(2 * threads) as pool:
             jobs = [
                 pool.submit(_write_part, images[part], [paths[i] for i in part], size)
                 for part in parts

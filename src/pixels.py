@@ -29,18 +29,9 @@ def floored_rgb(planes):
     return out
 
 
-def affine(image, matrix, offset, flip_horizontal=False, flip_vertical=False):
-    """Move one image as `scipy.ndimage.affine_transform(order=1, mode="nearest")`, then flip it.
-
-    image uint8 (H, W); output pixel (r, c) reads from `matrix @ (r, c) + offset`; float32 (H, W, 3)
-    with three equal channels.
-    """
-    out = np.empty(image.shape + (3,), np.float32)
-    matrices = np.asarray(matrix, np.float64)[None]
-    offsets = np.asarray(offset, np.float64)[None]
-    flips = np.array([[flip_horizontal, flip_vertical]])
-    affine_batch(image[None], np.zeros(1, np.int64), matrices, offsets, flips, True, out[None])
-    return out
+def rgb(grey):
+    """Return grey pixels (..., H, W) as a picture of three equal channels, (..., H, W, 3)."""
+    return np.repeat(grey[..., None], 3, axis=-1)
 
 
 @njit(nogil=True, cache=True)
@@ -48,7 +39,9 @@ def affine_batch(images, rows, matrices, offsets, flips, moved, out):
     """Write the moved and flipped images[rows] into out, float32 (B, H, W, 3), equal channels.
 
     images uint8 (N, H, W); matrices (B, 2, 2), offsets (B, 2), flips bool (B, 2: left-right,
-    up-down). With `moved` False the matrices are ignored and the pixels only copied.
+    up-down). Moves as `scipy.ndimage.affine_transform(order=1, mode="nearest")`: output pixel
+    (r, c) is read at matrix @ (r, c) + offset; then flips. With `moved` False the matrices are
+    ignored and the pixels only copied.
 
     Every output pixel is computed on its own, so a flip just computes it for the mirrored place.
     The work on a line is cut into loops that the compiler turns into vector instructions.

@@ -129,10 +129,15 @@ class View(keras.layers.Layer):
         above = (left + 1 - x) * corner(0, 0) + (x - left) * corner(1, 0)
         below = (left + 1 - x) * corner(0, 1) + (x - left) * corner(1, 1)
         grey = (top + 1 - y) * above + (y - top) * below
-        return B.stack([grey, grey, grey], axis=-1)
+        return rgb(grey)
 
     def compute_output_shape(self, shapes):
         return (*shapes[0], 3)
+
+
+def rgb(grey):
+    """Return a tensor of grey images (B, S, S) as (B, S, S, 3), three equal channels."""
+    return B.stack([grey, grey, grey], axis=-1)
 
 
 def _index(position):

@@ -12,10 +12,12 @@ from src.dataset import (
     PIXELS,
     SPLITS,
     USAGES,
+    class_shares,
     csv_path,
     import_from,
     load,
     odd_counts,
+    one_hot,
     store,
     verify,
     write_csvs,
@@ -66,6 +68,18 @@ def test_original_layout_is_reproduced_byte_for_byte(tmp_path):
         assert (tmp_path / "copy.csv").read_bytes() == original
     by_pandas = np.array(original.splitlines()[3].split(b";")[2:], int).reshape(48, 48)
     np.testing.assert_array_equal(images[2], by_pandas)
+
+
+def test_labels_as_one_hot():
+    assert one_hot(np.array([6, 0], np.uint8)).tolist() == [[0] * 6 + [1], [1] + [0] * 6]
+    assert one_hot(np.array([1])).dtype == np.float32
+
+
+def test_each_class_keeps_its_share():
+    counts = [40, 4, 20, 0]
+    assert class_shares(counts, None) == class_shares(counts, 64) == counts
+    assert class_shares(counts, 16) == [10, 1, 5, 1]
+    assert class_shares(counts, 7) == [4, 1, 2, 1]
 
 
 def test_limit_stops_early(tmp_path):

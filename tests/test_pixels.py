@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import affine_transform
 
 from src.dataset import load
-from src.pixels import affine, enlarge, floored_rgb
+from src.pixels import enlarge, floored_rgb, rgb
 
 DATA = Path(__file__).parent / "data"
 
@@ -41,8 +41,14 @@ def test_floored_rgb_rounds_down():
     assert np.array_equal(rgb, np.stack([np.floor(planes)] * 3, axis=-1))
 
 
+def test_rgb_repeats_the_grey_channel():
+    grey = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    assert rgb(grey).shape == (2, 2, 3, 3) and rgb(grey).dtype == np.float32
+    assert (rgb(grey) == grey[..., None]).all()
+
+
 @pytest.mark.parametrize("shape", [(32, 32), (30, 17)])
-def test_affine_is_scipys(shape):
+def test_affine_is_scipys(shape, affine):
     random = np.random.RandomState(2)
     for case in range(30):
         image = random.randint(0, 256, shape).astype(np.uint8)
