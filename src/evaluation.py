@@ -202,7 +202,7 @@ def _train_files(settings):
 
 
 def _jpeg_batches(files, settings):
-    """Return an iterator over the JPEGs in the order of `files`, float32 (B, S, S), like above."""
+    """Return an iterator over the JPEGs `files`, in their order, in batches float32 (B, S, S)."""
     batch_size = settings.evaluation["batch_size"]
 
     def batches():

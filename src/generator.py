@@ -150,9 +150,9 @@ class ImageFolderBatches(keras.utils.Sequence):
 
 
 class _Memory:
-    """float32 arrays of one shape, in the memory of those that nobody has any more, if any.
+    """Gives out float32 arrays of one shape, and their memory again once nobody uses them.
 
-    The system would clear fresh memory, which takes longer than filling it.
+    The system clears fresh memory before it hands it out, which takes longer than filling it.
     """
 
     def __init__(self, shape):
@@ -160,7 +160,7 @@ class _Memory:
         self.free = []
 
     def take(self):
-        """Return an array, not initialised."""
+        """Return an array with any content. It is free again when it and all its views are gone."""
         try:
             array = self.free.pop()
         except IndexError:
@@ -169,7 +169,11 @@ class _Memory:
 
 
 class _Lease:
-    """What an array, and each view of it, has as its base: with the last, `array` is free again."""
+    """Notices when an array is no longer used, and puts it on the list `free`.
+
+    NumPy makes an array of a lease without a copy. That array and every view of it keep the lease
+    alive (as their `base`); it is deleted with the last of them.
+    """
 
     def __init__(self, array, free):
         self.array, self.free = array, free
@@ -180,7 +184,12 @@ class _Lease:
 
 
 def draw_parameters(ranges, size, count, random_sample):
-    """Draw as ImageFolderBatches.draw_parameters does, for its attributes, from `random_sample`."""
+    """Draw the augmentation of `count` images of `size` pixels (REFERENCE.md section 3).
+
+    ranges: an object with the attributes of the same names as ImageFolderBatches' arguments, from
+    `rotation_range` to `vertical_flip`. random_sample: gives uniform numbers from 0 to 1 in a
+    shape, such as np.random.random_sample. Returns what ImageFolderBatches.draw_parameters returns.
+    """
     # One row of draws per image: `uniform(a, b)` is a + (b - a) * random().
     limits = [
         (-ranges.rotation_range, ranges.rotation_range),

@@ -1,8 +1,11 @@
 """Training in stages (REFERENCE.md section 6).
 
-A recipe from the settings is a list of stages; each stage compiles anew, has its own early
-stopping and its own best weights. Models/<name>/ gets weights.h5 (the best epoch of the last
-stage), settings.json (resolved, with the versions) and history.csv (one row an epoch).
+A recipe in the settings is a list of stages. Each stage compiles the model anew and has its own
+early stopping and its own best weights. A run leaves in Models/<name>/:
+
+* weights.h5: the best epoch of the last stage;
+* history.csv and history.png: one row an epoch;
+* settings.json: all settings, and the versions it ran with.
 """
 
 import json
