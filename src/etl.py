@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from src.dataset import CLASSES
 from src.errors import UserError
-from src.files import replace
+from src.files import replace, replace_all
 from src.pixels import enlarge, floored_rgb
 
 SUBFOLDER = "Training"
@@ -105,15 +105,17 @@ def _prepare(folder, description):
         return {entry.path for entry in present if entry.stat().st_size}
     for entry in present:
         os.remove(entry.path)
-    with replace(folder / NOTE) as part:
-        part.write_text(json.dumps(description, indent=1) + "\n")
+    with replace(folder / NOTE) as part, open(part, "w") as file:
+        file.write(json.dumps(description, indent=1) + "\n")
     return set()
 
 
 def _write_part(images, paths, size):
-    # The same encoder as Pillow's, and the same bytes, without its copies of the picture.
-    for rgb, path in zip(floored_rgb(enlarge(images, size)), paths):
-        # Not synced: that would take far longer than the picture, and a picture that a power cut
-        # left empty is written again.
-        with replace(path, sync=False) as part, open(part, "wb") as file:
-            file.write(encode_jpeg(rgb, quality=100, colorsubsampling="444"))
+    pictures = floored_rgb(enlarge(images, size))
+    # Not synced: that would take far longer than the pictures, and those that a power cut left
+    # empty are written again.
+    with replace_all(paths, sync=False) as parts:
+        for rgb, part in zip(pictures, parts):
+            with open(part, "wb") as file:
+                # The same encoder as Pillow's, and the same bytes, without its copies.
+                file.write(encode_jpeg(rgb, quality=100, colorsubsampling="444"))

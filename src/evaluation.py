@@ -97,8 +97,8 @@ def evaluate(model, settings, name, title="LHC_Net", train=True):
         "settings": settings.resolved(),
         "versions": runtime.versions(),
     }
-    with replace(folder / "metrics.json") as part:
-        part.write_bytes((json.dumps(record, indent=4) + "\n").encode())
+    with replace(folder / "metrics.json") as part, open(part, "wb") as file:
+        file.write((json.dumps(record, indent=4) + "\n").encode())
     arrays = {
         "val_probabilities": val_probabilities,
         "test_probabilities": test_probabilities,
@@ -113,8 +113,8 @@ def evaluate(model, settings, name, title="LHC_Net", train=True):
             ("Test split, test-time augmentation", tta_probabilities),
         )
     )
-    with replace(folder / "report.txt") as part:
-        part.write_bytes(report.encode())
+    with replace(folder / "report.txt") as part, open(part, "wb") as file:
+        file.write(report.encode())
     percent = 100 * metrics["tta_test"]["accuracy"]
     plots.confusion_matrix(
         folder / "confusion_matrix.png",

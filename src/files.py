@@ -3,14 +3,13 @@
 import contextlib
 import os
 import secrets
-from pathlib import Path
 
 
 @contextlib.contextmanager
 def replace(path, sync=True):
     """Write a file anew: `with replace(path) as part:` write what is to be in it to `part`.
 
-    `part` (Path) lies beside `path` under a name that no other process uses, and takes its place
+    `part` (text) lies beside `path` under a name that no other process uses, and takes its place
     at the end of the block. If the block raises an error, the part is removed and what was at
     `path` stays. The folder has to exist.
 
@@ -25,7 +24,7 @@ def replace(path, sync=True):
 def replace_all(paths, sync=True):
     """Like `replace` for several files: yields their parts, and all are complete before the first
     one takes its place."""
-    parts = [Path(f"{path}.{os.getpid()}-{secrets.token_hex(4)}.part") for path in paths]
+    parts = [f"{path}.{os.getpid()}-{secrets.token_hex(4)}.part" for path in paths]
     try:
         yield parts
         if sync:
@@ -37,11 +36,11 @@ def replace_all(paths, sync=True):
         for part in parts:
             with contextlib.suppress(OSError):  # not begun, or lost too: the first error counts
                 os.remove(part)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk says no place
-            error.filename = str(parts[0].parent)
+        if isinstance(error, OSError) and error.errno and not error.filename:  # as of a full disk
+            error.filename = os.path.dirname(parts[0]) or os.curdir
         raise
     if sync:
-        for folder in {part.parent for part in parts}:
+        for folder in {os.path.dirname(part) or os.curdir for part in parts}:
             with contextlib.suppress(OSError):  # Windows opens no folders
                 _sync(folder, os.O_RDONLY)
 

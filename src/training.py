@@ -134,8 +134,8 @@ def start_folder(settings, name):
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     record = {"settings": settings.resolved(), "versions": versions()}
-    with replace(folder / "settings.json") as part:
-        part.write_text(json.dumps(record, indent=4) + "\n")
+    with replace(folder / "settings.json") as part, open(part, "w") as file:
+        file.write(json.dumps(record, indent=4) + "\n")
     write_history(folder / "history.csv", [])
     return folder
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -18,13 +19,12 @@ def test_a_file_takes_its_name_at_the_end(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with replace(path) as part:
-        assert part.parent == tmp_path and part.name.startswith("a.txt.")
-        assert part.name.endswith(".part") and not part.exists()
-        part.write_text("new")
+        assert part.startswith(f"{path}.") and part.endswith(".part") and not Path(part).exists()
+        Path(part).write_text("new")
         assert path.read_text() == "old"
     assert content(tmp_path) == {"a.txt": "new"}
     with replace(str(path)) as part:
-        part.write_text("newer")
+        Path(part).write_text("newer")
     assert content(tmp_path) == {"a.txt": "newer"}
 
 
@@ -35,7 +35,7 @@ def test_an_error_leaves_what_was_there(tmp_path, error):
     for begun in (False, True):
         with pytest.raises(error), replace(path) as part:
             if begun:
-                part.write_text("half")
+                Path(part).write_text("half")
             raise error
     assert content(tmp_path) == {"a.txt": "old"}
 
@@ -48,7 +48,7 @@ def test_a_full_disk_names_the_place(tmp_path):
 def test_a_part_that_cannot_take_the_name_is_removed(tmp_path):
     (tmp_path / "a.txt").mkdir()
     with pytest.raises(OSError, match="a.txt"), replace(tmp_path / "a.txt") as part:
-        part.write_text("new")
+        Path(part).write_text("new")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
@@ -57,20 +57,20 @@ def test_all_files_are_complete_before_the_first_takes_its_name(tmp_path):
     paths[0].write_text("old")
     with pytest.raises(ValueError), replace_all(paths) as parts:
         for part in parts[:2]:
-            part.write_text("new")
+            Path(part).write_text("new")
         raise ValueError
     assert content(tmp_path) == {"a": "old"}
     with replace_all(paths) as parts:
         assert len(set(parts)) == 3
         for part, text in zip(parts, "xyz"):
-            part.write_text(text)
+            Path(part).write_text(text)
     assert content(tmp_path) == {"a": "x", "b": "y", "c": "z"}
 
 
 def test_two_writers_do_not_share_a_part(tmp_path):
     with replace(tmp_path / "a") as first, replace(tmp_path / "a") as second:
-        first.write_text("first")
-        second.write_text("second")
+        Path(first).write_text("first")
+        Path(second).write_text("second")
         assert first != second
     assert content(tmp_path) == {"a": "first"}  # whoever ends last
 
@@ -78,7 +78,7 @@ def test_two_writers_do_not_share_a_part(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="no such permissions on Windows")
 def test_permissions_are_those_that_open_gives(tmp_path):
     with replace(tmp_path / "ours") as part:
-        part.write_text("")
+        Path(part).write_text("")
     (tmp_path / "plain").write_text("")
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ours", "plain")]
     assert modes[0] == modes[1]
@@ -98,6 +98,6 @@ def test_the_disk_holds_the_content_before_the_name_and_then_the_name(tmp_path, 
     )
     with replace_all([tmp_path / "a", tmp_path / "b"], sync=sync) as parts:
         for part in parts:
-            part.write_text("x")
+            Path(part).write_text("x")
     expected = ["file", "file", "rename", "rename", "folder"] if sync else ["rename", "rename"]
     assert done == expected
