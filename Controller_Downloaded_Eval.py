@@ -19,7 +19,8 @@ Expected result:
 
 import sys
 
-from src import evaluation, networks, runtime, weights
+from src import evaluation, networks, runtime
+from src.checkpoints import load_checkpoint
 from src.cli import command, settings_from
 
 
@@ -29,7 +30,7 @@ def main(argv=None):
     runtime.prepare(settings)
     network = networks.build("LHC_NetC", settings)
     folder = settings.path("downloaded_models_folder")
-    weights.load_checkpoint(network, folder / "LHC_NetC" / "LHC_Net_Controller")
+    load_checkpoint(network, folder / "LHC_NetC" / "LHC_Net_Controller")
     evaluation.evaluate(network, settings, "Controller_Downloaded", "LHC_NetC", train=False)
     return 0
 

@@ -11,8 +11,9 @@ Expected result: one line per model, "LHC_Net: complete in Downloaded_Models/LHC
 import sys
 from functools import partial
 
+from src.checkpoints import check_checkpoint_file
 from src.cli import command, settings_from
-from src.downloads import check_checkpoint_file, fetch
+from src.downloads import fetch
 from src.errors import UserError
 
 

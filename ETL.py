@@ -25,7 +25,7 @@ def main(argv=None):
     images, labels = load(settings.path("data_folder"), "train")
     folder, size = settings.path("images_folder"), settings.size
     written, kept = write_images(
-        images, labels, folder, size, threads=settings.runtime["threads"], progress=True
+        images, labels, folder, size, threads=settings.threads, progress=True
     )
     print(
         f"{len(images)} images of {size} x {size} pixels in {folder / SUBFOLDER} "

@@ -19,7 +19,8 @@ Expected result:
 
 import sys
 
-from src import evaluation, networks, runtime, weights
+from src import evaluation, networks, runtime
+from src.checkpoints import load_checkpoint
 from src.cli import command, settings_from
 
 
@@ -29,7 +30,7 @@ def main(argv=None):
     runtime.prepare(settings)
     network = networks.build("LHC_Net", settings)
     folder = settings.path("downloaded_models_folder")
-    weights.load_checkpoint(network, folder / "LHC_Net" / "LHC_Net")
+    load_checkpoint(network, folder / "LHC_Net" / "LHC_Net")
     evaluation.evaluate(network, settings, "LHC_Downloaded", train=False)
     return 0
 

@@ -62,16 +62,14 @@ def main(argv=None):
     data = images[rows], np.eye(7, dtype=np.float32)[labels[rows]]
     validation = data[0][:1024], data[1][:1024]
     model = networks.build(options.network, values)
-    augmentation = {key: stage[key] for key in training.AUGMENTATION}
     random = np.random.default_rng(0)
-    feed = fast_feed.DeviceFeed(
-        model, options.batch, augmentation, data, validation, values.size, random
-    )
+    feed = fast_feed.DeviceFeed(model, stage, data, validation, values, random)
     loop = [
         row["images_per_second"]
         for row in training.run_stage(model, stage, feed, values.runtime, options.network)
     ][1:]  # the first epoch compiles
 
+    augmentation = settings.augmentation_of(stage)
     placements = fast_feed.draw_placements(random, options.batch, values.size, augmentation)
     x = [np.arange(options.batch, dtype=np.int32), placements]
     run = bare_steps(feed.trained, x, data[1][: options.batch])

@@ -1,0 +1,20 @@
+"""The package of LHC-Net's scripts; README.md lists its modules."""
+
+import os
+import sys
+
+
+def _import_matplotlib(backend):
+    """Import matplotlib as Keras and src/plots.py will, but survive a backend it does not know."""
+    del os.environ["MPLBACKEND"]  # an unknown one ends the import; none of our pictures needs one
+    try:
+        import matplotlib
+
+        matplotlib.rcParams["backend"] = backend  # what matplotlib does with the variable
+        os.environ["MPLBACKEND"] = backend
+    except (ImportError, ValueError):
+        pass
+
+
+if os.environ.get("MPLBACKEND") and "matplotlib" not in sys.modules:
+    _import_matplotlib(os.environ["MPLBACKEND"])

@@ -11,7 +11,6 @@ Files are read line by line, so memory holds little more than the uint8 images (
 28,709 training images).
 """
 
-import os
 import warnings
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from src.errors import UserError
+from src.files import replace_all
 
 CLASSES = ("Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Neutral")
 USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}  # Kaggle's names
@@ -67,6 +67,22 @@ def verify(path, split, expected_counts):
     return images, labels
 
 
+def one_hot(labels):
+    """Return labels (N,) as float32 (N, 7): 1 in the label's column."""
+    return np.eye(len(CLASSES), dtype=np.float32)[labels]
+
+
+def class_shares(counts, limit):
+    """Return how many images of each class to take, about `limit` in all (None: every one).
+
+    counts: images of each class. Each class keeps its share, and at least one image.
+    """
+    total = sum(counts)
+    if limit is None or limit >= total:
+        return counts
+    return [max(1, round(count * limit / total)) for count in counts]
+
+
 def odd_counts(labels, split, expected_counts):
     """Return one line of text per class whose number of images is not the expected one."""
     counts = np.bincount(labels, minlength=len(CLASSES))
@@ -77,11 +93,6 @@ def odd_counts(labels, split, expected_counts):
     ]
 
 
-def write_csv(path, images, labels, usage):
-    """Write images uint8 (N, 48, 48) and labels (N,) in the original's layout; atomic."""
-    _write({Path(path): (images, labels, usage)})
-
-
 def store(data_folder, splits):
     """Write `splits` ({split: (images, labels)}) to a folder, unless the same is there already.
 
@@ -89,8 +100,29 @@ def store(data_folder, splits):
     """
     if all(_holds(data_folder, split, *arrays) for split, arrays in splits.items()):
         return False
-    _write({csv_path(data_folder, s): (*arrays, USAGES[s]) for s, arrays in splits.items()})
+    write_csvs({csv_path(data_folder, s): (*arrays, USAGES[s]) for s, arrays in splits.items()})
     return True
+
+
+def write_csvs(files):
+    """Write {path: (images uint8 (N, 48, 48), labels (N,), usage)} in the original's layout.
+
+    `usage` (text) fills the column that is not used. All files are complete before the first one
+    takes its name. Raises UserError if the disk refuses.
+    """
+    header = ";".join(["emotion", "Usage"] + [f"pixel{i}" for i in range(PIXELS)]) + "\n"
+    try:
+        for path in files:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with replace_all(files) as parts:
+            for part, (images, labels, usage) in zip(parts, files.values()):
+                with open(part, "wb") as file:
+                    file.write(header.encode())
+                    for image, label in zip(images, labels):
+                        text = b";".join(map(DIGITS.__getitem__, image.tobytes()))
+                        file.write(b"%d;%s;%s\n" % (label, usage.encode(), text))
+    except OSError as error:
+        raise UserError(f"{error.filename}: could not be written: {error}") from None
 
 
 def import_from(path, data_folder, expected_counts):
@@ -248,25 +280,3 @@ def _holds(data_folder, split, images, labels):
     except UserError:
         return False
     return np.array_equal(there[0], images) and np.array_equal(there[1], labels)
-
-
-def _write(files):
-    """Write {path: (images, labels, usage)}: all part files first, then all renames."""
-    header = ";".join(["emotion", "Usage"] + [f"pixel{i}" for i in range(PIXELS)]) + "\n"
-    parts = {path: path.with_name(path.name + ".part") for path in files}
-    try:
-        for path, (images, labels, usage) in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(parts[path], "wb") as file:
-                file.write(header.encode())
-                for image, label in zip(images, labels):
-                    text = b";".join(map(DIGITS.__getitem__, image.tobytes()))
-                    file.write(b"%d;%s;%s\n" % (label, usage.encode(), text))
-        for path, part in parts.items():
-            os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"{error.filename or path}: could not be written: {error}") from None
-    finally:
-        for part in parts.values():
-            if part.is_file():
-                part.unlink()

@@ -22,7 +22,6 @@ TIMEOUT = (10, 60)  # seconds to connect, seconds of silence
 RETRIES = 5  # failures in a row that brought nothing new
 PAUSE = 1.0  # seconds before the first retry; doubles each time
 CHUNK = 1 << 16
-TABLE_MAGIC = bytes.fromhex("57fb808b247547db")
 
 
 class Interrupted(Exception):
@@ -76,120 +75,6 @@ def file_md5(path):
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
-
-
-def ensure_imagenet(settings):
-    """Return the path of the backbone's ImageNet weights (Keras HDF5), fetching them if needed.
-
-    `backbone_weights` of the data settings is "imagenet" (fetched once to the models folder, its
-    MD5 checked at every use) or the path of such a file; "random" is the caller's affair.
-    Raises UserError saying what to do.
-    """
-    data = settings.data
-    if data["backbone_weights"] != "imagenet":
-        path = Path(data["backbone_weights"])
-        if not path.is_file():
-            raise UserError(
-                f'{path}: not found; correct "backbone_weights" in Data_Settings.json: the path '
-                'of the ImageNet weights (Keras HDF5), "imagenet" to download them, or "random"'
-            )
-        return path
-    url, md5 = data["imagenet_url"], data["imagenet_md5"]
-    path = settings.path("models_folder") / url.rsplit("/", 1)[-1]
-    if path.is_file():
-        found = file_md5(path)
-        if found == md5:
-            return path
-        print(f"{path}: expected MD5 {md5}, found {found}; fetching it again", flush=True)
-    hint = ', or set "backbone_weights" in Data_Settings.json to the path of the file or "random"'
-    fetch(url, path, md5=md5, hint=hint)
-    return path
-
-
-def check_checkpoint_file(file, name):
-    """Raise UserError if `file` can't be the file called `name` of a TensorFlow checkpoint.
-
-    A data file is measured against the `.index` beside it, where there is one.
-    """
-    if not _size(file):
-        raise UserError(f"{file}: empty")
-    if name == "checkpoint":
-        if "model_checkpoint_path" not in file.read_text(errors="replace"):
-            raise UserError(f'{file}: expected the text "model_checkpoint_path"')
-    elif name.endswith(".index"):
-        _data_size(file)
-    elif ".data-" in name:
-        index = file.with_name(name.split(".data-")[0] + ".index")
-        expected = _data_size(index) if index.is_file() else None
-        if expected not in (None, _size(file)):
-            raise UserError(f"{file}: expected {expected} bytes, found {_size(file)}")
-
-
-def _data_size(index):
-    """Return how many bytes a checkpoint's data file has, by its index; None if that is packed.
-
-    The index is a LevelDB-style table: blocks of (key, value), the last of which lists the others,
-    and a footer that says where that one is. Field 4 of a value is a tensor's offset, field 5 its
-    size.
-    """
-    table = index.read_bytes()
-    try:
-        if table[-8:] != TABLE_MAGIC:
-            raise ValueError
-        *_, offset, size = _varints(table[-48:], 4)
-        end = 0
-        for handle in _values(table, offset, size):
-            offset, size = _varints(handle, 2)
-            if table[offset + size] != 0:  # how the block is compressed
-                return None
-            for value in _values(table, offset, size):
-                fields = _fields(value)
-                end = max(end, fields.get(4, 0) + fields.get(5, 0))
-        return end
-    except (ValueError, IndexError):
-        raise UserError(f"{index}: not the index of a TensorFlow checkpoint") from None
-
-
-def _values(table, offset, size):
-    """Yield the values of one block of a table."""
-    block = table[offset : offset + size]
-    restarts = int.from_bytes(block[-4:], "little")
-    block = block[: -4 * (restarts + 1)]
-    while block:
-        _, key, length, block = _varints(block, 3, rest=True)
-        yield block[key : key + length]
-        block = block[key + length :]
-
-
-def _fields(message):
-    """Return the whole-number fields of a protocol buffer message: {field number: value}."""
-    fields = {}
-    while message:
-        tag, message = _varints(message, 1, rest=True)
-        if tag & 7 == 5:  # 32 bits
-            message = message[4:]
-            continue
-        value, message = _varints(message, 1, rest=True)
-        if tag & 7 == 0:
-            fields[tag >> 3] = value
-        elif tag & 7 == 2:  # bytes, `value` of them
-            message = message[value:]
-        else:
-            raise ValueError
-    return fields
-
-
-def _varints(data, count, rest=False):
-    """Return the `count` variable-length integers that start `data` (and what follows them)."""
-    numbers, value, shift, position = [], 0, 0, 0
-    while len(numbers) < count:
-        value |= (data[position] & 127) << shift
-        shift += 7
-        if data[position] < 128:
-            numbers.append(value)
-            value = shift = 0
-        position += 1
-    return (*numbers, data[position:]) if rest else tuple(numbers)
 
 
 def _transfer(url, part):

@@ -18,14 +18,16 @@ from tqdm import tqdm
 
 from src.dataset import CLASSES
 from src.errors import UserError
+from src.files import replace, replace_all
 from src.pixels import enlarge, floored_rgb
 
 SUBFOLDER = "Training"
 NOTE = "etl.json"
+IMAGE = re.compile(r"Images\d+\.jpeg(\.(\d+-[0-9a-f]+\.)?part)?$")  # or a killed run's part of it
 PART = 8  # images per piece of work: at 224 pixels, 3 MB for each worker
 
 
-def write_images(images, labels, folder, size, threads=None, progress=False):
+def write_images(images, labels, folder, size, threads=1, progress=False):
     """Write uint8 images (N, h, w) with labels (N,) below `folder`/Training.
 
     An interrupted run is completed by the next one: each JPEG appears whole or not at all, and
@@ -38,8 +40,8 @@ def write_images(images, labels, folder, size, threads=None, progress=False):
         present = _prepare(folder, _describe(images, labels, size))
         missing = [i for i, path in enumerate(paths) if path not in present]
         parts = [missing[start : start + PART] for start in range(0, len(missing), PART)]
-        # Twice as many workers as cores, since each waits for the disk part of its time.
-        with ThreadPoolExecutor(2 * (threads or os.cpu_count() or 1)) as pool:
+        # Twice as many workers as threads, since each waits for the disk part of its time.
+        with ThreadPoolExecutor(2 * threads) as pool:
             jobs = [
                 pool.submit(_write_part, images[part], [paths[i] for i in part], size)
                 for part in parts
@@ -97,25 +99,23 @@ def _prepare(folder, description):
     for name in CLASSES:
         os.makedirs(folder / name, exist_ok=True)
     present = [
-        entry
-        for name in CLASSES
-        for entry in os.scandir(folder / name)
-        if re.match(r"Images\d+\.jpeg(\.part)?$", entry.name)
+        entry for name in CLASSES for entry in os.scandir(folder / name) if IMAGE.match(entry.name)
     ]
     if _read_note(folder) == description:
         return {entry.path for entry in present if entry.stat().st_size}
     for entry in present:
         os.remove(entry.path)
-    draft = folder / (NOTE + ".part")
-    draft.write_text(json.dumps(description, indent=1) + "\n")
-    os.replace(draft, folder / NOTE)
+    with replace(folder / NOTE) as part, open(part, "w") as file:
+        file.write(json.dumps(description, indent=1) + "\n")
     return set()
 
 
 def _write_part(images, paths, size):
-    # The same encoder as Pillow's, and the same bytes, without its copies of the picture.
-    for rgb, path in zip(floored_rgb(enlarge(images, size)), paths):
-        draft = path + ".part"
-        with open(draft, "wb") as file:
-            file.write(encode_jpeg(rgb, quality=100, colorsubsampling="444"))
-        os.replace(draft, path)
+    pictures = floored_rgb(enlarge(images, size))
+    # Not synced: that would take far longer than the pictures, and those that a power cut left
+    # empty are written again.
+    with replace_all(paths, sync=False) as parts:
+        for rgb, part in zip(pictures, parts):
+            with open(part, "wb") as file:
+                # The same encoder as Pillow's, and the same bytes, without its copies.
+                file.write(encode_jpeg(rgb, quality=100, colorsubsampling="444"))

@@ -6,7 +6,6 @@ holds the 48 x 48 originals, one batch, and the net.
 
 import json
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -17,8 +16,10 @@ from tqdm import tqdm
 from src import backend, dataset, plots, runtime, tta
 from src.backend import keras
 from src.dataset import CLASSES
+from src.etl import SUBFOLDER
+from src.files import replace
 from src.generator import list_images, read_grey
-from src.pixels import enlarge
+from src.pixels import enlarge, rgb
 from src.prefetch import one_ahead, prefetch
 
 # Accuracy in % on the test split, as published (REFERENCE.md section 10).
@@ -96,13 +97,15 @@ def evaluate(model, settings, name, title="LHC_Net", train=True):
         "settings": settings.resolved(),
         "versions": runtime.versions(),
     }
-    _replace(folder / "metrics.json", (json.dumps(record, indent=4) + "\n").encode())
+    with replace(folder / "metrics.json") as part, open(part, "wb") as file:
+        file.write((json.dumps(record, indent=4) + "\n").encode())
     arrays = {
         "val_probabilities": val_probabilities,
         "test_probabilities": test_probabilities,
         "tta_test_probabilities": tta_probabilities,
     }
-    _replace(folder / "predictions.npz", arrays)
+    with replace(folder / "predictions.npz") as part, open(part, "wb") as file:
+        np.savez_compressed(file, **arrays)
     report = "\n".join(
         f"{heading}\n\n{_report(test_labels, probabilities)}"
         for heading, probabilities in (
@@ -110,7 +113,8 @@ def evaluate(model, settings, name, title="LHC_Net", train=True):
             ("Test split, test-time augmentation", tta_probabilities),
         )
     )
-    _replace(folder / "report.txt", report.encode())
+    with replace(folder / "report.txt") as part, open(part, "wb") as file:
+        file.write(report.encode())
     percent = 100 * metrics["tta_test"]["accuracy"]
     plots.confusion_matrix(
         folder / "confusion_matrix.png",
@@ -129,7 +133,7 @@ def predict(predictor, batches, count, name):
     predictor: from `backend.predictor`. count: number of images, name: of the split; both for the
     progress bar.
     """
-    results = (predictor(np.repeat(grey[..., None], 3, axis=-1)) for grey in batches)
+    results = (predictor(rgb(grey)) for grey in batches)
     probabilities = []
     with tqdm(total=count, desc=name, unit="image") as progress:
         for result in one_ahead(results):
@@ -151,8 +155,7 @@ def image_batches(images, settings):
 
 def cross_entropy(labels, probabilities):
     """Return Keras' mean categorical cross-entropy, computed in float32, as a float."""
-    one_hot = np.eye(len(CLASSES), dtype=np.float32)[labels]
-    loss = keras.losses.CategoricalCrossentropy()(one_hot, probabilities)
+    loss = keras.losses.CategoricalCrossentropy()(dataset.one_hot(labels), probabilities)
     return float(backend.to_numpy(loss))
 
 
@@ -194,30 +197,19 @@ def _load(settings, split):
 
 
 def _train_files(settings):
-    folder = settings.path("images_folder") / "Training"
+    folder = settings.path("images_folder") / SUBFOLDER
     return list_images(folder, settings.runtime["max_train_images"])
 
 
 def _jpeg_batches(files, settings):
-    """Return an iterator over the JPEGs in the order of `files`, float32 (B, S, S), like above."""
+    """Return an iterator over the JPEGs `files`, in their order, in batches float32 (B, S, S)."""
     batch_size = settings.evaluation["batch_size"]
 
     def batches():
         decode = partial(read_grey, size=settings.size)
-        with ThreadPoolExecutor(settings.runtime["threads"] or os.cpu_count() or 1) as pool:
+        with ThreadPoolExecutor(settings.threads) as pool:
             for start in range(0, len(files), batch_size):
                 images = list(pool.map(decode, files[start : start + batch_size]))
                 yield np.stack(images).astype(np.float32)
 
     return prefetch(batches(), settings.runtime["prefetch_batches"])
-
-
-def _replace(path, content):
-    """Write bytes, or a dict of arrays as npz, atomically."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        if isinstance(content, bytes):
-            file.write(content)
-        else:
-            np.savez_compressed(file, **content)
-    os.replace(part, path)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from src import etl
 from src.backend import keras
-from src.dataset import CLASSES
+from src.dataset import CLASSES, class_shares, one_hot
 from src.errors import UserError
 from src.pixels import affine_batch
 
@@ -25,7 +25,7 @@ class ImageFolder:
 
     limit: use only about so many images, each class keeping its share (at least one image each),
         the first ones in file order.
-    threads: workers for decoding and transforming (default: the number of cores).
+    threads: how many work at decoding and transforming.
     cache_mb: decoded images are kept if all of them fit (size * size bytes each, 1,441 MB for
         FER2013 at 224); otherwise each is decoded whenever it is needed.
 
@@ -33,11 +33,11 @@ class ImageFolder:
     or none), and later if an image cannot be read or has another size.
     """
 
-    def __init__(self, folder, size, limit=None, threads=None, cache_mb=2048):
+    def __init__(self, folder, size, limit=None, threads=1, cache_mb=2048):
         self.files, self.labels = list_images(folder, limit)
         self.size = size
-        self._threads = threads or os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(self._threads)
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads)
         self._cache = None
         if len(self.files) * size * size <= cache_mb * 2**20:
             # Memory is touched, and so taken, only as images are decoded.
@@ -104,7 +104,6 @@ class ImageFolderBatches(keras.utils.Sequence):
         self.seed = seed
         self.batches_seen = 0
         self.order = None
-        self._one_hot = np.eye(len(CLASSES), dtype=np.float32)
         self._memory = _Memory((batch_size, self.size, self.size, 3))
 
     def __len__(self):
@@ -120,7 +119,7 @@ class ImageFolderBatches(keras.utils.Sequence):
             self.on_epoch_end()
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         parameters = self.draw_parameters(len(rows))
-        return self._transform(rows, *parameters), self._one_hot[self.images.labels[rows]]
+        return self._transform(rows, *parameters), one_hot(self.images.labels[rows])
 
     def on_epoch_end(self):
         self.order = np.random.permutation(len(self.images))
@@ -151,9 +150,9 @@ class ImageFolderBatches(keras.utils.Sequence):
 
 
 class _Memory:
-    """float32 arrays of one shape, in the memory of those that nobody has any more, if any.
+    """Gives out float32 arrays of one shape, and their memory again once nobody uses them.
 
-    The system would clear fresh memory, which takes longer than filling it.
+    The system clears fresh memory before it hands it out, which takes longer than filling it.
     """
 
     def __init__(self, shape):
@@ -161,7 +160,7 @@ class _Memory:
         self.free = []
 
     def take(self):
-        """Return an array, not initialised."""
+        """Return an array with any content. It is free again when it and all its views are gone."""
         try:
             array = self.free.pop()
         except IndexError:
@@ -170,7 +169,11 @@ class _Memory:
 
 
 class _Lease:
-    """What an array, and each view of it, has as its base: with the last, `array` is free again."""
+    """Notices when an array is no longer used, and puts it on the list `free`.
+
+    NumPy makes an array of a lease without a copy. That array and every view of it keep the lease
+    alive (as their `base`); it is deleted with the last of them.
+    """
 
     def __init__(self, array, free):
         self.array, self.free = array, free
@@ -181,7 +184,12 @@ class _Lease:
 
 
 def draw_parameters(ranges, size, count, random_sample):
-    """Draw as ImageFolderBatches.draw_parameters does, for its attributes, from `random_sample`."""
+    """Draw the augmentation of `count` images of `size` pixels (REFERENCE.md section 3).
+
+    ranges: an object with the attributes of the same names as ImageFolderBatches' arguments, from
+    `rotation_range` to `vertical_flip`. random_sample: gives uniform numbers from 0 to 1 in a
+    shape, such as np.random.random_sample. Returns what ImageFolderBatches.draw_parameters returns.
+    """
     # One row of draws per image: `uniform(a, b)` is a + (b - a) * random().
     limits = [
         (-ranges.rotation_range, ranges.rotation_range),
@@ -233,7 +241,10 @@ def draw_parameters(ranges, size, count, random_sample):
 
 
 def list_images(folder, limit=None):
-    """Paths (list) and labels (int array) of the JPEGs, by class, names in plain string order."""
+    """Return paths (list) and labels (int array) of the JPEGs in `folder`/<class>/.
+
+    By class, names in plain string order; `limit` as ImageFolder's. Raises UserError as it does.
+    """
     names = []
     for name in CLASSES:
         try:
@@ -249,8 +260,8 @@ def list_images(folder, limit=None):
     complete = etl.images_of(folder)
     if complete is not None and total < complete:
         raise UserError(f"{folder}: expected {complete} JPEG images, found {total}; run ETL.py")
-    if limit is not None and limit < total:
-        names = [found[: max(1, round(len(found) * limit / total))] for found in names]
+    shares = class_shares([len(found) for found in names], limit)
+    names = [found[:share] for found, share in zip(names, shares)]
     files = [os.path.join(folder, c, f) for c, found in zip(CLASSES, names) for f in found]
     return files, np.repeat(np.arange(len(CLASSES)), [len(found) for found in names])
 

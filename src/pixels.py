@@ -6,8 +6,29 @@ is part of the result, so nothing here may be re-associated or fused. They work 
 and release the interpreter lock, so that threads can share the work.
 """
 
+import functools
+import sys
+
 import numpy as np
 from numba import njit
+
+
+def compiled(function):
+    """Compile a function, without the interpreter lock, and keep the result for the next start."""
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # neither the checkout nor the home can be written
+        _say_that_nothing_is_kept()
+        return njit(nogil=True)(function)
+
+
+@functools.lru_cache(maxsize=None)  # once, for all functions
+def _say_that_nothing_is_kept():
+    print(
+        "src/pixels.py is compiled anew, which takes some seconds: its folder and the home folder "
+        "cannot be written; NUMBA_CACHE_DIR may name another one",
+        file=sys.stderr,
+    )
 
 
 def enlarge(images, size):
@@ -29,26 +50,19 @@ def floored_rgb(planes):
     return out
 
 
-def affine(image, matrix, offset, flip_horizontal=False, flip_vertical=False):
-    """Move one image as `scipy.ndimage.affine_transform(order=1, mode="nearest")`, then flip it.
-
-    image uint8 (H, W); output pixel (r, c) reads from `matrix @ (r, c) + offset`; float32 (H, W, 3)
-    with three equal channels.
-    """
-    out = np.empty(image.shape + (3,), np.float32)
-    matrices = np.asarray(matrix, np.float64)[None]
-    offsets = np.asarray(offset, np.float64)[None]
-    flips = np.array([[flip_horizontal, flip_vertical]])
-    affine_batch(image[None], np.zeros(1, np.int64), matrices, offsets, flips, True, out[None])
-    return out
+def rgb(grey):
+    """Return grey pixels (..., H, W) as a picture of three equal channels, (..., H, W, 3)."""
+    return np.repeat(grey[..., None], 3, axis=-1)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def affine_batch(images, rows, matrices, offsets, flips, moved, out):
     """Write the moved and flipped images[rows] into out, float32 (B, H, W, 3), equal channels.
 
     images uint8 (N, H, W); matrices (B, 2, 2), offsets (B, 2), flips bool (B, 2: left-right,
-    up-down). With `moved` False the matrices are ignored and the pixels only copied.
+    up-down). Moves as `scipy.ndimage.affine_transform(order=1, mode="nearest")`: output pixel
+    (r, c) is read at matrix @ (r, c) + offset; then flips. With `moved` False the matrices are
+    ignored and the pixels only copied.
 
     Every output pixel is computed on its own, so a flip just computes it for the mirrored place.
     The work on a line is cut into loops that the compiler turns into vector instructions.
@@ -87,7 +101,7 @@ def affine_batch(images, rows, matrices, offsets, flips, moved, out):
                 out[b, r, c, 2] = line[c]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _pack_corners(image, corners):
     """Put each pixel and its right, lower and lower right neighbours into one 32-bit word.
 
@@ -103,13 +117,13 @@ def _pack_corners(image, corners):
         line[-1] = _word(upper[-1], upper[-1], lower[-1], lower[-1])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _word(a, b, c, d):
     first = np.uint32(a) | np.uint32(b) << np.uint32(8)
     return first | np.uint32(c) << np.uint32(16) | np.uint32(d) << np.uint32(24)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _locate(start, step, shift, last, floor, weight):
     """Coordinates (start + step) + shift, clamped to 0...last: whole part, weight of that pixel."""
     for c in range(len(step)):
@@ -118,14 +132,14 @@ def _locate(start, step, shift, last, floor, weight):
         weight[c] = 1.0 - (position - floor[c])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _pick(corners, top, left, words):
     width = np.float64(len(words))
     for c in range(len(words)):
         words[c] = corners[np.uint32(np.int32(top[c] * width + left[c]))]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _blend(words, above, before, line):
     """Sum over the corners, row-major, of (pixel * row weight) * column weight; w1 = 1 - w0."""
     byte = np.uint32(255)
@@ -151,7 +165,7 @@ def bilinear_taps(length, size):
     return lower, upper, position - floor
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _enlarge(images, top, bottom, row_weight, left, right, column_weight, out):
     height, size = images.shape[1], out.shape[1]
     wide = np.empty((height, size), np.float32)
@@ -162,7 +176,7 @@ def _enlarge(images, top, bottom, row_weight, left, right, column_weight, out):
             _interpolate_rows(wide[top[r]], wide[bottom[r]], row_weight[r], out[n, r])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _interpolate_row(row, left, right, weight, out):
     for c in range(len(out)):
         a = np.float32(row[left[c]])
@@ -170,13 +184,13 @@ def _interpolate_row(row, left, right, weight, out):
         out[c] = a + (b - a) * weight[c]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _interpolate_rows(above, below, weight, out):
     for c in range(len(out)):
         out[c] = above[c] + (below[c] - above[c]) * weight
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _floor_rgb(planes, out):
     for i in range(len(planes)):  # flat arrays: the compiler then writes whole vectors
         grey = np.uint8(planes[i])

@@ -1,18 +1,22 @@
 """Pictures: confusion matrix, learning curves, sheet of images; PNG files, drawn without a display.
 
-Figures are made without pyplot, so that nothing global is touched, random generators included.
+Figures are made without pyplot, so that nothing global is touched, random generators included, and
+in matplotlib's own style, whatever a user's matplotlibrc says.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
+from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from src.files import replace
 
 TRAINING, VALIDATION, GREY = "#1f77b4", "#d95f02", "#808080"
 
 
+@style.context("default")
 def confusion_matrix(path, labels, predictions, classes, title):
     """Draw how often each class was taken for which: share of the true class, and count.
 
@@ -42,6 +46,7 @@ def confusion_matrix(path, labels, predictions, classes, title):
     _save(figure, path)
 
 
+@style.context("default")
 def history(path, rows):
     """Draw loss and accuracy of training and validation over the epochs of all stages.
 
@@ -83,6 +88,7 @@ def history(path, rows):
     _save(figure, path)
 
 
+@style.context("default")
 def sample_sheet(path, images, labels, classes, columns=10):
     """Draw grey images (N, H, W), 0...255: one row a class, the first `columns` images of each."""
     figure = Figure(figsize=(columns + 1.2, 1.05 * len(classes)))
@@ -100,10 +106,8 @@ def sample_sheet(path, images, labels, classes, columns=10):
 
 
 def _save(figure, path):
-    """Write a PNG atomically."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    """Write a PNG, whole or not at all; make its folder if need be."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
-    figure.savefig(part, format="png", dpi=120)
-    os.replace(part, path)
+    with replace(path) as part:
+        figure.savefig(part, format="png", dpi=120)

@@ -5,7 +5,7 @@ import subprocess
 
 import numpy as np
 
-from src import backend, evaluation, networks, runtime, training, weights
+from src import backend, evaluation, feeds, networks, runtime, training, weights
 from src import settings as settings_module
 from src.errors import UserError
 
@@ -24,10 +24,11 @@ def measure(settings):
     backend.set_seeds(**recipe["seeds"])
     network = networks.build("ResNet34", settings)
     weights.load_start(network, settings)
-    validation = training.load_validation(settings)
+    validation = feeds.load_validation(settings)
     for stage in recipe["stages"]:
-        batches = training.training_batches(training.load_training(settings), stage)
-        feed = training.HostFeed(network, batches, validation, settings)
+        # The paper's value is one of the host's batches, whatever the numerics.
+        images = feeds.load_training(settings)
+        feed = feeds.HostFeed(network, stage, images, validation, settings)
         for _ in training.run_stage(network, stage, feed, settings.runtime, "check_rep"):
             pass
     images, one_hot = validation

@@ -9,6 +9,7 @@ wrong becomes a one-line `UserError` naming file, key, what was found and what i
 import copy
 import json
 import math
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -27,8 +28,14 @@ FILES = {
     "runtime": "Runtime_Settings.json",
 }
 KNOWN_RESULTS = "Known_Results.json"  # what check_rep gave elsewhere: a table, not a setting
-RANGES = ("rotation_range", "width_shift_range", "height_shift_range", "shear_range", "zoom_range")
-PLAIN = {**dict.fromkeys(RANGES, 0), "horizontal_flip": False}  # no augmentation
+NO_AUGMENTATION = {
+    "rotation_range": 0,
+    "width_shift_range": 0,
+    "height_shift_range": 0,
+    "shear_range": 0,
+    "zoom_range": 0,
+    "horizontal_flip": False,
+}
 
 # JSON Schema takes 48.0 for an integer; a batch size is to be written 48.
 _Validator = extend(
@@ -59,6 +66,11 @@ class Settings:
         """Height and width of the net's input in pixels."""
         return self.training["target_size"]
 
+    @property
+    def threads(self):
+        """How many threads work at a time: what the settings say, or one a core."""
+        return self.runtime["threads"] or os.cpu_count() or 1
+
     def path(self, key):
         """Return a folder of Data_Settings.json, such as "data_folder", as a Path."""
         return Path(self.data[key])
@@ -79,7 +91,7 @@ class Settings:
         for i, optimizer in enumerate(("adam", "sgd", "sgd")):
             stage = {key: training[key][i] for key in ("learning_rate", "batch_size", "patience")}
             if i < 2:  # the third stage is trained without augmentation
-                stage.update({key: training[key][i] for key in PLAIN})
+                stage.update({key: training[key][i] for key in NO_AUGMENTATION})
             seed = training["seed"] + (1, 1, 2)[i]
             stages.append(self._stage({"optimizer": optimizer, "generator_seed": seed, **stage}))
         seeds = dict.fromkeys(("tensorflow", "python", "numpy"), training["seed"])
@@ -89,7 +101,12 @@ class Settings:
         """Return a stage with the keys that it leaves out, and no more epochs than are allowed."""
         unset = dict.fromkeys(("patience", "seeds", "generator_seed"))
         limit = self.runtime["max_epochs"]
-        return {**PLAIN, **unset, **stage, "epochs": min(stage.get("epochs", limit), limit)}
+        return {
+            **NO_AUGMENTATION,
+            **unset,
+            **stage,
+            "epochs": min(stage.get("epochs", limit), limit),
+        }
 
 
 def load(folder="Settings"):
@@ -110,6 +127,11 @@ def load(folder="Settings"):
     settings = Settings(values, folder, files[KNOWN_RESULTS])
     _check(settings)
     return settings
+
+
+def augmentation_of(stage):
+    """Return what a stage of a recipe says about augmentation: {"rotation_range": 30, ...}."""
+    return {key: stage[key] for key in NO_AUGMENTATION}
 
 
 def resolutions(size):

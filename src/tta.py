@@ -1,9 +1,12 @@
-"""Test-time augmentation: 60 passes over moved copies of each image (REFERENCE.md section 8).
+"""Test-time augmentation: the mean over 60 moved copies, the views, of each image (section 8).
 
-A view is nothing but a row of numbers; one compiled program reads the row, makes the view where
-the net runs and feeds the net. It repeats the float32 arithmetic of TensorFlow's
-`tf.image.resize` and `ImageProjectiveTransformV3`. Only the flip and the shift, which move whole
-pixels, are taken together with the resampling that follows, where they are plain indices.
+A view is described by a row of 13 numbers. One compiled program serves all of them: it takes grey
+images and a row, makes the view on the device, and runs the net on it. No view is ever stored by
+the host.
+
+The pixels are those of TensorFlow's `tf.image.resize` and `ImageProjectiveTransformV3`, one after
+the other: the same float32 operations in the same order. Flip and shift move whole pixels, so they
+need no pass of their own; they change the indices at which the resampling after them reads.
 """
 
 import itertools
@@ -129,10 +132,15 @@ class View(keras.layers.Layer):
         above = (left + 1 - x) * corner(0, 0) + (x - left) * corner(1, 0)
         below = (left + 1 - x) * corner(0, 1) + (x - left) * corner(1, 1)
         grey = (top + 1 - y) * above + (y - top) * below
-        return B.stack([grey, grey, grey], axis=-1)
+        return rgb(grey)
 
     def compute_output_shape(self, shapes):
         return (*shapes[0], 3)
+
+
+def rgb(grey):
+    """Return a tensor of grey images (B, S, S) as (B, S, S, 3), three equal channels."""
+    return B.stack([grey, grey, grey], axis=-1)
 
 
 def _index(position):

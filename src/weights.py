@@ -1,4 +1,4 @@
-"""Weights in and out: HDF5 files in Keras' by-name layout, and TensorFlow object checkpoints.
+"""Weights in and out: HDF5 files in Keras' by-name layout.
 
 One layout serves the ImageNet file and our own: a group per layer, in it the variables named in
 the group's attribute `weight_names`. Variables are matched by name on every stack; a missing,
@@ -6,16 +6,14 @@ surplus or misshapen one is an error.
 """
 
 import json
-import os
-import re
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from src import backend, downloads
-from src.backbone import UNITS
 from src.errors import UserError
+from src.files import replace
 from src.lhc import LHC
 
 HEAD = ("fc1", "fc2", "fc3")
@@ -130,25 +128,29 @@ def _texts(names):
 
 
 def save(model, path, architecture):
-    """Write all weights and what shaped the network, atomically."""
+    """Write all weights and what shaped the network (from `architecture_of`) to an HDF5 file.
+
+    The file appears whole or not at all. Raises OSError if the disk refuses.
+    """
     by_layer = {}
     for name, array in to_arrays(model).items():
         layer, variable = name.split("/", 1)
         by_layer.setdefault(layer, {})[f"{variable}:0"] = array
-    path = Path(path)
-    part = path.with_suffix(".part")
-    with h5py.File(part, "w") as file:
-        file.attrs["layer_names"] = [layer.encode() for layer in by_layer]
-        file.attrs["architecture"] = json.dumps(architecture)
-        for layer, arrays in by_layer.items():
-            group = file.create_group(layer)
-            group.attrs["weight_names"] = [name.encode() for name in arrays]
-            for name, array in arrays.items():
-                group.create_dataset(name, data=array)
-    os.replace(part, path)
+    try:
+        with replace(path) as part, h5py.File(part, "w") as file:
+            file.attrs["layer_names"] = [layer.encode() for layer in by_layer]
+            file.attrs["architecture"] = json.dumps(architecture)
+            for layer, arrays in by_layer.items():
+                group = file.create_group(layer)
+                group.attrs["weight_names"] = [name.encode() for name in arrays]
+                for name, array in arrays.items():
+                    group.create_dataset(name, data=array)
+    except (OSError, RuntimeError) as error:  # h5py's words for a full disk are either
+        reason = " ".join(str(error).split())
+        raise OSError(f"{path}: could not be written: {reason}") from None
 
 
-def load(model, path, architecture, ignore=()):
+def load(model, path, architecture):
     """Put one of our own weights files into `model`; `architecture` as given to `save`.
 
     Raises UserError when the file was trained with another architecture.
@@ -162,7 +164,7 @@ def load(model, path, architecture, ignore=()):
             f"{path} was trained with another architecture: {_differences(architecture, found)}; "
             "train again or use the settings it was trained with"
         )
-    assign(model, arrays, path, ignore)
+    assign(model, arrays, path)
 
 
 def _differences(expected, found):
@@ -189,60 +191,39 @@ def architecture_of(model, settings):
     return dict(shape, lhc=settings.lhc) if model.name != "ResNet34" else shape
 
 
+def ensure_imagenet(settings):
+    """Return the path of the backbone's ImageNet weights (Keras HDF5), fetching them if needed.
+
+    `backbone_weights` of the data settings is "imagenet" (fetched once to the models folder, its
+    MD5 checked at every use) or the path of such a file; "random" is the caller's affair.
+    Raises UserError saying what to do.
+    """
+    data = settings.data
+    if data["backbone_weights"] != "imagenet":
+        path = Path(data["backbone_weights"])
+        if not path.is_file():
+            raise UserError(
+                f'{path}: not found; correct "backbone_weights" in Data_Settings.json: the path '
+                'of the ImageNet weights (Keras HDF5), "imagenet" to download them, or "random"'
+            )
+        return path
+    url, md5 = data["imagenet_url"], data["imagenet_md5"]
+    path = settings.path("models_folder") / url.rsplit("/", 1)[-1]
+    if path.is_file():
+        found = downloads.file_md5(path)
+        if found == md5:
+            return path
+        print(f"{path}: expected MD5 {md5}, found {found}; fetching it again", flush=True)
+    hint = ', or set "backbone_weights" in Data_Settings.json to the path of the file or "random"'
+    downloads.fetch(url, path, md5=md5, hint=hint)
+    return path
+
+
 def load_start(model, settings):
     """Start from the ImageNet file (REFERENCE.md section 4): everything but the dense head.
 
     With "backbone_weights": "random" the fresh weights stay.
     """
     if settings.data["backbone_weights"] != "random":
-        path = downloads.ensure_imagenet(settings)
+        path = ensure_imagenet(settings)
         assign(model, read_h5(path)[0], path, ignore=HEAD)
-
-
-def checkpoint_key(name):
-    """Return the published checkpoints' key of variable `name` (REFERENCE.md section 9).
-
-    "stage2_unit1_sc/kernel" -> "conv3_1/convId/kernel"
-    """
-    layer, variable = name.split("/", 1)
-    stem = {"bn_data": "conv1/bn1", "conv0": "conv1/conv1", "bn0": "conv1/bn2", "bn1": "bn"}
-    unit = re.fullmatch(r"stage(\d)_unit(\d)_(\w+)", layer)
-    attention = re.fullmatch(r"lhc(\d)", layer)
-    if unit:
-        part = {"sc": "convId"}.get(unit[3], unit[3])
-        return f"conv{int(unit[1]) + 1}_{unit[2]}/{part}/{variable}"
-    if attention:
-        stage = int(attention[1])
-        if variable == "w":
-            return f"controller{stage}/w"
-        home = "conv1" if stage == 1 else f"conv{stage}_{UNITS[stage - 2]}"
-        variable = re.sub(r"^query_key_", "Wqk/", variable)
-        variable = variable.replace("temperature/", "Wp/").replace("value/", "Wv/")
-        return f"{home}/LHC_Module/{variable}"
-    return f"{stem.get(layer, layer)}/{variable}"
-
-
-def load_checkpoint(model, prefix):
-    """Put a TensorFlow object checkpoint in the published form into `model`, by name."""
-    import tensorflow as tf  # the file format is TensorFlow's own
-
-    suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
-    try:
-        reader = tf.train.load_checkpoint(str(prefix))
-        keys = [
-            key[: -len(suffix)]
-            for key in reader.get_variable_to_shape_map()
-            # The optimizer's slots and the save counter are not the network's.
-            if key.endswith(suffix)
-            and ".OPTIMIZER_SLOT" not in key
-            and not key.startswith(("optimizer/", "save_counter/"))
-        ]
-        stored = {key: reader.get_tensor(key + suffix) for key in keys}
-    except (ValueError, IndexError, RuntimeError, tf.errors.OpError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{prefix} is not a readable checkpoint ({reason}): run Download_Models.py"
-        ) from error
-    names = {checkpoint_key(name): name for name in named_variables(model)}
-    arrays = {names.get(key, key): np.asarray(array) for key, array in stored.items()}
-    assign(model, arrays, prefix)

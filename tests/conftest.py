@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src import backend
+from src import backend, pixels
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -75,6 +75,23 @@ def fer2013_validation(shared):
         residual = residuals.reshape(count, side, side)[:, r, c]
         pixels[:, r + 1, c + 1] = (guess + residual) & 255
     return pixels[:, 1:, 1:].astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def affine():
+    """A function that moves and flips one image uint8 (H, W): float32 (H, W, 3).
+
+    affine(image, matrix, offset, left_right, up_down), as `src.pixels.affine_batch`.
+    """
+
+    def move(image, matrix, offset, left_right=False, up_down=False):
+        out = np.empty((1, *image.shape, 3), np.float32)
+        matrices, offsets = (np.array([part], np.float64) for part in (matrix, offset))
+        flips = np.array([[left_right, up_down]], bool)
+        pixels.affine_batch(image[None], np.zeros(1, int), matrices, offsets, flips, True, out)
+        return out[0]
+
+    return move
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,26 @@
 """The CSV files: the original's layout byte for byte, both of Kaggle's, every kind of damage."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import Download_Data
+from src import files
 from src.dataset import (
     PIXELS,
     SPLITS,
     USAGES,
+    class_shares,
     csv_path,
     import_from,
     load,
     odd_counts,
+    one_hot,
     store,
     verify,
-    write_csv,
+    write_csvs,
 )
 from src.errors import UserError
 
@@ -59,11 +63,23 @@ def test_original_layout_is_reproduced_byte_for_byte(tmp_path):
         images, labels = load(TINY, split)
         assert images.shape == (rows, 48, 48) and images.dtype == np.uint8
         assert labels.tolist() == [i % 7 for i in range(rows)]
-        write_csv(tmp_path / "copy.csv", images, labels, "x")
+        write_csvs({tmp_path / "copy.csv": (images, labels, "x")})
         original = csv_path(TINY, split).read_bytes()
         assert (tmp_path / "copy.csv").read_bytes() == original
     by_pandas = np.array(original.splitlines()[3].split(b";")[2:], int).reshape(48, 48)
     np.testing.assert_array_equal(images[2], by_pandas)
+
+
+def test_labels_as_one_hot():
+    assert one_hot(np.array([6, 0], np.uint8)).tolist() == [[0] * 6 + [1], [1] + [0] * 6]
+    assert one_hot(np.array([1])).dtype == np.float32
+
+
+def test_each_class_keeps_its_share():
+    counts = [40, 4, 20, 0]
+    assert class_shares(counts, None) == class_shares(counts, 64) == counts
+    assert class_shares(counts, 16) == [10, 1, 5, 1]
+    assert class_shares(counts, 7) == [4, 1, 2, 1]
 
 
 def test_limit_stops_early(tmp_path):
@@ -223,14 +239,16 @@ def test_missing_sources(tmp_path, splits):
     assert not (tmp_path / "b").exists()
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path, splits):
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, splits, monkeypatch):
     store(tmp_path, splits)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    csv_path(tmp_path, "test").with_name("data_test.csv.part").mkdir()  # can't be opened as a file
+    monkeypatch.setattr(files.secrets, "token_hex", lambda size: "ab")
+    blocked = tmp_path / f"data_test.csv.{os.getpid()}-ab.part"
+    blocked.mkdir()  # can't be opened as a file
     images, labels = splits["train"]
-    with pytest.raises(UserError, match="data_test.csv.part: could not be written"):
+    with pytest.raises(UserError, match=f"{blocked.name}: could not be written"):
         store(tmp_path, {**splits, "train": (images[::-1], labels)})
-    (tmp_path / "data_test.csv.part").rmdir()
+    blocked.rmdir()
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 

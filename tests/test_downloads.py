@@ -15,10 +15,12 @@ import pytest
 
 import Download_Data
 import Download_Models
-from src import downloads
+from src import checkpoints, downloads
+from src.checkpoints import check_checkpoint_file
 from src.dataset import SPLITS, csv_path, load, store
-from src.downloads import check_checkpoint_file, ensure_imagenet, fetch, file_md5
+from src.downloads import fetch, file_md5
 from src.errors import UserError
+from src.weights import ensure_imagenet
 
 BODY = np.random.RandomState(3).bytes(300_000)
 MD5 = hashlib.md5(BODY).hexdigest()
@@ -302,7 +304,7 @@ def make_index():
     listing = b"\0\1" + bytes([len(handle)]) + b"k" + handle + restarts
     trailer = bytes(5)
     footer = bytes([0, 0, len(block) + 5, len(listing)]).ljust(40, b"\0")
-    return block + trailer + listing + trailer + footer + downloads.TABLE_MAGIC
+    return block + trailer + listing + trailer + footer + checkpoints.TABLE_MAGIC
 
 
 def test_real_index_tells_the_size_of_the_data(tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def test_jpegs_have_the_bytes_that_pillow_writes(size, tmp_path):
 
 def test_interrupted_run_is_completed(tiny, tmp_path, monkeypatch):
     etl.write_images(*tiny, tmp_path / "whole", 32)
-    replace, calls = etl.os.replace, []
+    replace, calls = os.replace, []
 
     def fails(source, target):
         calls.append(target)
@@ -62,7 +63,7 @@ def test_interrupted_run_is_completed(tiny, tmp_path, monkeypatch):
             raise OSError("No space left on device")
         replace(source, target)
 
-    monkeypatch.setattr(etl.os, "replace", fails)
+    monkeypatch.setattr(os, "replace", fails)
     with pytest.raises(UserError, match="No space left on device.*run ETL.py again"):
         etl.write_images(*tiny, tmp_path / "broken", 32, threads=1)
     monkeypatch.undo()
@@ -83,9 +84,13 @@ def test_only_missing_and_empty_files_are_written_again(tiny, tmp_path):
 def test_other_data_size_or_a_lost_note_replaces_everything(tiny, tmp_path):
     images, labels = tiny
     etl.write_images(images, labels, tmp_path, 32)
+    parts = ["Images1.jpeg.part", "Images1.jpeg.4321-0ab9.part"]  # of killed runs: earlier, today's
+    for part in parts:
+        (tmp_path / "Training" / "Anger" / part).write_bytes(b"half")
     mine = tmp_path / "Training" / "Fear" / "mine.txt"
     mine.write_text("not an image of ours")
     assert etl.write_images(images, labels, tmp_path, 48) == (35, 0)
+    assert not list(tmp_path.rglob("*.part"))
     assert etl.write_images(images[:20], labels[:20], tmp_path, 48) == (20, 0)
     assert len(list(tmp_path.rglob("*.jpeg"))) == 20
     assert etl.write_images(255 - images[:20], labels[:20], tmp_path, 48) == (20, 0)

@@ -1,5 +1,7 @@
 """The input path on the device gives the reference generator's pictures and distributions."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from src import backend
 from src.backend import keras
 from src.fast import feed as fast_feed
 from src.generator import ImageFolderBatches
-from src.pixels import affine, enlarge
+from src.pixels import enlarge
 
 SIZE = 40
 AUGMENTATION = {
@@ -31,7 +33,7 @@ def run(images, rows, *placements):
     return backend.to_numpy(layer(backend.convert(np.int32(rows)), *placements))
 
 
-def test_training_images_are_the_generators(images):
+def test_training_images_are_the_generators(images, affine):
     """Same parameters, same picture: also at the borders, flipped or not."""
     random = np.random.default_rng(1)
     rows = [3, 0, 4, 4, 1, 2]
@@ -92,9 +94,9 @@ def test_feed_trains_the_model_itself(images):
         ]
     )
     one_hot = np.eye(7, dtype=np.float32)[:5]
-    feed = fast_feed.DeviceFeed(
-        model, 2, AUGMENTATION, (images, one_hot), (images, one_hot), SIZE, np.random.default_rng(0)
-    )
+    data, random = (images, one_hot), np.random.default_rng(0)
+    stage = dict(AUGMENTATION, batch_size=2)
+    feed = fast_feed.DeviceFeed(model, stage, data, data, SimpleNamespace(size=SIZE), random)
     feed.compile("sgd", 1e-5)
     before = [w.copy() for w in model.get_weights()]
     logs = feed.fit("epoch 1")

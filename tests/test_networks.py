@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src import backend, dataset, networks, pixels, settings, weights
+from src import backend, checkpoints, dataset, networks, pixels, settings, weights
 from src.backend import keras
 from src.fast.lhc import FastLHC
 from src.lhc import LHC
@@ -168,7 +168,7 @@ def test_backbone_features_are_the_references(nets, imagenet, shared):
 def test_published_checkpoints_give_the_expected_probabilities(
     nets, published, fer2013_validation, name, file
 ):
-    weights.load_checkpoint(nets[name], published / name / file)
+    checkpoints.load_checkpoint(nets[name], published / name / file)
     found = nets[name].predict_on_batch(rgb(fer2013_validation, 224))
     expected = np.load(published / f"{name}_expected.npz")["pred"]
     assert found.shape == (8, 7) and np.ptp(expected, axis=0).max() > 1e-3

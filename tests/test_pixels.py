@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +13,10 @@ import pytest
 from scipy.ndimage import affine_transform
 
 from src.dataset import load
-from src.pixels import affine, enlarge, floored_rgb
+from src.pixels import enlarge, floored_rgb, rgb
 
 DATA = Path(__file__).parent / "data"
+SRC = DATA.parent.parent / "src"
 
 
 def test_enlarged_validation_images_have_the_reference_digest():
@@ -41,8 +46,32 @@ def test_floored_rgb_rounds_down():
     assert np.array_equal(rgb, np.stack([np.floor(planes)] * 3, axis=-1))
 
 
+def test_kernels_work_where_no_cache_can_be_kept(tmp_path):
+    """A copy of the package whose cache folder is a file, and a home that is one too."""
+    shutil.copytree(SRC, tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "src" / "__pycache__").write_text("")
+    code = (
+        "import numpy; from src import pixels; print(pixels.enlarge(numpy.eye(2)[None], 4).sum())"
+    )
+    environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1", PYTHONPATH="")
+    environment.update(dict.fromkeys(("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"), os.devnull))
+    environment.pop("NUMBA_CACHE_DIR", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, check=True
+    )
+    assert done.stdout.split() == [b"8.0"]
+    error = done.stderr.decode()
+    assert error.count("\n") == 1 and "NUMBA_CACHE_DIR" in error, error
+
+
+def test_rgb_repeats_the_grey_channel():
+    grey = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    assert rgb(grey).shape == (2, 2, 3, 3) and rgb(grey).dtype == np.float32
+    assert (rgb(grey) == grey[..., None]).all()
+
+
 @pytest.mark.parametrize("shape", [(32, 32), (30, 17)])
-def test_affine_is_scipys(shape):
+def test_affine_is_scipys(shape, affine):
     random = np.random.RandomState(2)
     for case in range(30):
         image = random.randint(0, 256, shape).astype(np.uint8)

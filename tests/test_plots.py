@@ -1,6 +1,10 @@
 """Pictures: written whole, drawn from what is given, without touching global state."""
 
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from PIL import Image
 from src import plots
 from src.dataset import CLASSES
 
+ROOT = Path(__file__).resolve().parent.parent
 ROWS = [
     {
         "stage": stage,
@@ -90,6 +95,50 @@ def test_sample_sheet(tmp_path, figures):
     check_picture(tmp_path / "sheet.png")
     shown = [len(axes.images) for axes in figures[0].axes]
     assert shown == [1, 1, 1, 0] + [0] * 8 + [1, 0]
+
+
+DRAW = """
+import sys
+from pathlib import Path
+import numpy as np
+from src import plots
+from tests.test_plots import CLASSES, ROWS
+folder = Path(sys.argv[1])
+plots.confusion_matrix(folder / "matrix.png", [0, 0, 1, 5], [0, 1, 1, 5], CLASSES, "title")
+plots.history(folder / "history.png", ROWS)
+plots.sample_sheet(folder / "sheet.png", np.arange(48 * 48).reshape(1, 48, 48), [3], CLASSES)
+"""
+WILD = """
+backend: nonsense
+font.size: 30
+figure.facecolor: red
+figure.dpi: 31
+savefig.dpi: 300
+savefig.bbox: tight
+axes.grid: True
+axes.prop_cycle: cycler("color", ["pink"])
+lines.linewidth: 9
+image.cmap: hot
+text.color: green
+nothing.of.the.kind: 7
+"""
+
+
+@pytest.mark.parametrize("backend", ["nonsense", "TkAgg", "module://nowhere"])
+def test_a_users_matplotlib_settings_do_not_reach_the_pictures(tmp_path, backend):
+    drawn = {}
+    for kind in ("plain", "wild"):
+        cwd, pictures = tmp_path / kind, tmp_path / kind / "pictures"
+        pictures.mkdir(parents=True)
+        environment = dict(os.environ, PYTHONPATH=str(ROOT))
+        environment.pop("MPLBACKEND", None)
+        if kind == "wild":
+            (cwd / "matplotlibrc").write_text(WILD)
+            environment["MPLBACKEND"] = backend
+        command = [sys.executable, "-c", DRAW, str(pictures)]
+        subprocess.run(command, cwd=cwd, env=environment, check=True)
+        drawn[kind] = {path.name: path.read_bytes() for path in pictures.iterdir()}
+    assert len(drawn["plain"]) == 3 and drawn["wild"] == drawn["plain"]
 
 
 def test_global_random_generators_are_untouched(tmp_path):

@@ -1,6 +1,7 @@
 """Training: the original's order of draws, its early stopping, and the files that are kept."""
 
 import csv
+import inspect
 import json
 import math
 import random
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src import backend, dataset, etl, pixels, settings, training, weights
+from src import backend, dataset, etl, feeds, pixels, settings, training, weights
 from src.backend import keras
 from src.errors import UserError
+from src.fast.feed import DeviceFeed
 
 TINY = Path(__file__).parent / "data" / "tiny_data"
 SIZE = 32
@@ -56,7 +58,8 @@ def net():
 
 def run(model, loaded, stages, name="ResNet34"):
     """Train; return (history rows without times, what lies in the folder)."""
-    rows = training.train(model, loaded, name, {"stages": stages})
+    loaded.modular[name]["stages"] = stages
+    rows = training.train(model, loaded, name)
     times = ("seconds", "images_per_second")
     rows = [{key: value for key, value in row.items() if key not in times} for row in rows]
     return rows, loaded.path("models_folder") / name
@@ -121,10 +124,11 @@ def scripted(monkeypatch, loaded):
             "evaluate",
             lambda *args: {"loss": val_loss, "categorical_accuracy": next(accuracies)},
         )
-        validation = training.load_validation(loaded)
-        feed = training.HostFeed(model, batches, validation, loaded)
+        monkeypatch.setattr(feeds, "training_batches", lambda images, stage: batches)
+        described, validation = stage(**changes), feeds.load_validation(loaded)
+        feed = feeds.HostFeed(model, described, batches.images, validation, loaded)
         for row in training.run_stage(
-            model, stage(**changes), feed, loaded.runtime, "x", lambda: kept.append(model.epochs)
+            model, described, feed, loaded.runtime, "x", lambda: kept.append(model.epochs)
         ):
             rows.append(row["epoch"])
         return model, batches, rows, kept
@@ -276,13 +280,13 @@ def test_missing_data_leave_an_earlier_run_alone(loaded, key, hint):
 
 
 def test_seeds_of_a_stage_are_set_before_its_first_draw(loaded, monkeypatch):
-    drawn, requests = [], training.ImageFolderBatches.__getitem__
+    drawn, requests = [], feeds.ImageFolderBatches.__getitem__
 
     def noting(batches, index):
         drawn.append(np.random.get_state()[1][0])
         return requests(batches, index)
 
-    monkeypatch.setattr(training.ImageFolderBatches, "__getitem__", noting)
+    monkeypatch.setattr(feeds.ImageFolderBatches, "__getitem__", noting)
     seeds = {"tensorflow": 1, "python": 2, "numpy": 1115}
     backend.set_seeds(tensorflow=5, python=6, numpy=7)
     run(net(), loaded, [stage(), stage(seeds=seeds)])
@@ -290,7 +294,7 @@ def test_seeds_of_a_stage_are_set_before_its_first_draw(loaded, monkeypatch):
     assert (drawn[0], drawn[6]) == (7, 1115)
 
 
-class Recorder(training.ImageFolderBatches):
+class Recorder(feeds.ImageFolderBatches):
     """Batches that note what they gave."""
 
     def __init__(self, *args, **kwargs):
@@ -314,7 +318,7 @@ def test_nothing_but_the_batches_draws_from_the_global_generators(loaded, monkey
     def batches(images, description):
         return Recorder(images, 8, **AUGMENTED)
 
-    monkeypatch.setattr(training, "training_batches", recording)
+    monkeypatch.setattr(feeds, "training_batches", recording)
     np.random.seed(3)
     random.seed(4)
     before = random.getstate()
@@ -323,7 +327,7 @@ def test_nothing_but_the_batches_draws_from_the_global_generators(loaded, monkey
     run(model, loaded, [stage(2)])
     found = generators()
 
-    replay = batches(training.load_training(loaded), None)
+    replay = batches(feeds.load_training(loaded), None)
     np.random.seed(3)
     random.seed(4)
     replay[0]
@@ -372,12 +376,12 @@ def test_the_paper_stacks_own_fit_gives_the_same_bits(loaded, tmp_path):
     original.compile(
         keras.optimizers.Adam(0.01), "categorical_crossentropy", ["categorical_accuracy"]
     )
-    images, one_hot = training.load_validation(loaded)
+    images, one_hot = feeds.load_validation(loaded)
     x = np.repeat(pixels.enlarge(images, SIZE)[..., None], 3, axis=-1)
     monitor = {"monitor": "val_categorical_accuracy", "mode": "max"}
     path = str(tmp_path / "best.h5")
     history = original.fit(
-        Recorder(training.load_training(loaded), 8, **AUGMENTED),
+        Recorder(feeds.load_training(loaded), 8, **AUGMENTED),
         validation_data=(x, one_hot),
         epochs=6,
         verbose=0,
@@ -399,10 +403,10 @@ def test_the_paper_stacks_own_fit_gives_the_same_bits(loaded, tmp_path):
 
 
 def test_validation_is_not_rounded_and_weighs_each_image_the_same(loaded, monkeypatch):
-    monkeypatch.setattr(training, "VALIDATION_BATCH", 4)  # 14 images: a smaller last batch
-    images, one_hot = validation = training.load_validation(loaded)
+    monkeypatch.setattr(feeds, "VALIDATION_BATCH", 4)  # 14 images: a smaller last batch
+    images, one_hot = validation = feeds.load_validation(loaded)
     assert images.shape == (14, 48, 48) and one_hot.dtype == np.float32
-    batches = list(training.validation_batches(validation, SIZE))
+    batches = list(feeds.validation_batches(validation, SIZE))
     assert [len(x) for x, _ in batches] == [4, 4, 4, 2]
     x = np.concatenate([x for x, _ in batches])
     assert x.dtype == np.float32 and x.shape == (14, SIZE, SIZE, 3)
@@ -413,7 +417,7 @@ def test_validation_is_not_rounded_and_weighs_each_image_the_same(loaded, monkey
     model = net()
     model.set_weights([0.01 * array for array in model.get_weights()])  # moderate probabilities
     backend.compile_model(model, "sgd", 0.1)
-    found = training.validate(model, validation, loaded)
+    found = feeds.validate(model, validation, loaded)
     probabilities = model.predict_on_batch(x)
     right = probabilities.argmax(axis=1) == one_hot.argmax(axis=1)
     loss = -np.log((probabilities * one_hot).sum(axis=1)).mean()
@@ -423,16 +427,16 @@ def test_validation_is_not_rounded_and_weighs_each_image_the_same(loaded, monkey
 
 def test_limits_of_the_settings_hold(loaded):
     loaded.runtime.update(max_train_images=14, max_val_images=7)
-    assert len(training.load_training(loaded)) == 14
-    assert [len(part) for part in training.load_validation(loaded)] == [7, 7]
+    assert len(feeds.load_training(loaded)) == 14
+    assert [len(part) for part in feeds.load_validation(loaded)] == [7, 7]
 
 
 def test_a_stage_augments_as_it_says(loaded):
-    images = training.load_training(loaded)
+    images = feeds.load_training(loaded)
     described = stage(batch_size=5, generator_seed=9, **AUGMENTED)
-    batches = training.training_batches(images, described)
+    batches = feeds.training_batches(images, described)
     assert (len(batches), batches.seed) == (7, 9)
-    for key in training.AUGMENTATION:
+    for key in settings.NO_AUGMENTATION:
         assert getattr(batches, key) == described[key]
 
 
@@ -460,7 +464,7 @@ def test_several_steps_per_execution_train_on_the_same_batches(loaded, monkeypat
         made.append(Recorder(images, 8))
         return made[-1]
 
-    monkeypatch.setattr(training, "training_batches", recording)
+    monkeypatch.setattr(feeds, "training_batches", recording)
     loaded.runtime["steps_per_execution"] = steps
     rows, _ = run(net(), loaded, [stage(2)])
     assert len(rows) == 2 and len(made[0].given) == 11
@@ -475,3 +479,20 @@ def test_tensorflow_does_not_drop_dependencies():
     backend.compile_model(net(), "sgd", 0.01)
     options = tensorflow.config.optimizer.get_experimental_options()
     assert options["dependency_optimization"] is False
+
+
+def test_both_feeds_are_what_training_knows_as_a_feed():
+    def public(kind):
+        return {name for name in vars(kind) if callable(getattr(kind, name)) and name[0] != "_"}
+
+    arguments = ["model", "stage", "training", "validation", "settings", "random"]
+    for kind in (feeds.HostFeed, DeviceFeed):
+        assert list(inspect.signature(kind).parameters) == arguments
+        assert public(kind) == public(feeds.Feed) == {"compile", "fit", "validate", "end_epoch"}
+
+
+@pytest.mark.parametrize("numerics, kind", [("reference", feeds.HostFeed), ("fast", DeviceFeed)])
+def test_the_feed_is_that_of_the_numerics(loaded, numerics, kind):
+    loaded.runtime["numerics"] = numerics
+    feed = feeds.opener(loaded)(net(), stage(), np.random.default_rng(0))
+    assert type(feed) is kind and len(feed.images) == 35

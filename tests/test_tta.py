@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src import backend, dataset, networks, pixels, settings, tta, weights
+from src import backend, checkpoints, dataset, networks, pixels, settings, tta
 from src.backend import keras
 
 TINY = Path(__file__).parent / "data" / "tiny_data"
@@ -112,7 +112,7 @@ def test_probabilities_are_the_references(shared, fer2013_validation, tmp_path):
         for name in names:
             archive.extract(name, tmp_path)
     network = networks.lhc_net(224, settings.load().lhc)
-    weights.load_checkpoint(network, tmp_path / "LHC_Net" / "LHC_Net")
+    checkpoints.load_checkpoint(network, tmp_path / "LHC_Net" / "LHC_Net")
     predict = backend.predictor(tta.with_view(network, 224))
     grey = pixels.enlarge(fer2013_validation[:1], 224)
     found = tta.average(predict, tta.table(VIEWS, 224), tta.view_weights(EVALUATION), [grey], 1)

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from src import backend, networks, settings, weights
+from src import backend, checkpoints, networks, settings, weights
 from src.backend import keras
 from src.errors import UserError
 
@@ -271,6 +271,20 @@ def test_the_start_is_the_imagenet_file_without_the_head(imagenet, settings_fold
         weights.load_start(net, loaded)
 
 
+def test_a_full_disk_is_told_in_one_line_and_the_old_weights_stay(saved):
+    resource = pytest.importorskip("resource")
+    before, limits = saved.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match="weights.h5: could not be written: ") as caught:
+            weights.save(tiny(), saved, ARCHITECTURE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+    assert saved.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     "name, key",
     [
@@ -288,7 +302,7 @@ def test_the_start_is_the_imagenet_file_without_the_head(imagenet, settings_fold
     ],
 )
 def test_keys_of_the_published_checkpoints(name, key):
-    assert weights.checkpoint_key(name) == key
+    assert checkpoints.checkpoint_key(name) == key
 
 
 def write_checkpoint(folder, arrays):
@@ -315,13 +329,13 @@ def write_checkpoint(folder, arrays):
 def published_arrays():
     """The variables of `tiny()` under the published checkpoints' keys."""
     arrays = weights.to_arrays(tiny(controller=0.5))
-    return {weights.checkpoint_key(name): array for name, array in arrays.items()}
+    return {checkpoints.checkpoint_key(name): array for name, array in arrays.items()}
 
 
 def test_a_checkpoint_is_loaded_by_name(published_arrays, tmp_path):
     prefix = write_checkpoint(tmp_path, dict(published_arrays, **{"optimizer/iter": 7}))
     net = tiny(seed=1, controller=0.1)
-    weights.load_checkpoint(net, prefix)
+    checkpoints.load_checkpoint(net, prefix)
     assert same(net, tiny(controller=0.5))
 
 
@@ -341,12 +355,12 @@ def test_every_variable_of_a_checkpoint_is_accounted_for(published_arrays, tmp_p
     arrays.pop("controller1/w")
     arrays = {key: array for key, array in arrays.items() if array is not None}
     prefix = write_checkpoint(tmp_path, arrays)
-    refused([prefix, *words], weights.load_checkpoint, prefix)
+    refused([prefix, *words], checkpoints.load_checkpoint, prefix)
 
 
 def test_scalars_make_another_network(published_arrays, tmp_path):
     prefix = write_checkpoint(tmp_path, published_arrays)
-    refused(["unknown", "controller1/w"], weights.load_checkpoint, prefix)
+    refused(["unknown", "controller1/w"], checkpoints.load_checkpoint, prefix)
 
 
 def test_broken_checkpoints_are_told(published_arrays, tmp_path):
@@ -355,16 +369,16 @@ def test_broken_checkpoints_are_told(published_arrays, tmp_path):
     whole = index.read_bytes(), data.read_bytes()
     words = [prefix, "Download_Models.py"]
     data.write_bytes(whole[1][:100])
-    refused(words, weights.load_checkpoint, prefix)
+    refused(words, checkpoints.load_checkpoint, prefix)
     data.write_bytes(bytes(reversed(whole[1])))
-    refused(words, weights.load_checkpoint, prefix)
+    refused(words, checkpoints.load_checkpoint, prefix)
     data.unlink()
-    refused(words, weights.load_checkpoint, prefix)
+    refused(words, checkpoints.load_checkpoint, prefix)
     data.write_bytes(whole[1])
     index.write_bytes(b"<!doctype html>")
-    refused(words, weights.load_checkpoint, prefix)
+    refused(words, checkpoints.load_checkpoint, prefix)
     index.unlink()
-    refused(words, weights.load_checkpoint, prefix)
+    refused(words, checkpoints.load_checkpoint, prefix)
 
 
 @pytest.mark.parametrize("stack", ["today", "paper"])

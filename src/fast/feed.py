@@ -15,6 +15,8 @@ from src import dataset
 from src.backend import keras
 from src.generator import draw_parameters
 from src.pixels import bilinear_taps
+from src.settings import augmentation_of
+from src.tta import rgb
 
 VALIDATION_BATCH = 256
 
@@ -22,13 +24,10 @@ VALIDATION_BATCH = 256
 def load(settings):
     """Return the training split: images uint8 (N, 48, 48), labels one-hot float32 (N, 7)."""
     images, labels = dataset.load(settings.path("data_folder"), "train")
-    limit = settings.runtime["max_train_images"]
-    if limit is not None and limit < len(images):  # each class keeps its share
-        rows = [np.flatnonzero(labels == c) for c in range(len(dataset.CLASSES))]
-        rows = [found[: max(1, round(len(found) * limit / len(images)))] for found in rows]
-        rows = np.sort(np.concatenate(rows))
-        images, labels = images[rows], labels[rows]
-    return images, np.eye(len(dataset.CLASSES), dtype=np.float32)[labels]
+    rows = [np.flatnonzero(labels == label) for label in range(len(dataset.CLASSES))]
+    shares = dataset.class_shares([len(r) for r in rows], settings.runtime["max_train_images"])
+    rows = np.sort(np.concatenate([r[:share] for r, share in zip(rows, shares)]))
+    return images[rows], dataset.one_hot(labels[rows])
 
 
 def draw_placements(random, count, size, augmentation):
@@ -74,7 +73,7 @@ class DeviceImages(keras.layers.Layer):
             x = low + (high - low) * (weight if axis == 2 else weight[:, None])
         if placements is not None:
             x = self._move(B.floor(x), placements)
-        return B.stack([x, x, x], axis=-1)
+        return rgb(x)
 
     def _move(self, x, placements):
         """Read the images (B, S, S) where the placements say: bilinear, nearest at the border."""
@@ -101,22 +100,22 @@ class DeviceImages(keras.layers.Layer):
 
 
 class DeviceFeed:
-    """Trains and validates `model` on images that live on the device.
+    """The Feed (src/feeds.py) of the fast numerics: all images live on the device.
 
-    training, validation: (images uint8 (N, 48, 48), one-hot labels); `random` is a
-    np.random.Generator for the order of the images and their placements.
+    `training` is what `load` returns; the order of the images and their placements are drawn from
+    `random`.
     """
 
-    def __init__(self, model, batch_size, augmentation, training, validation, size, random):
-        self.batch_size, self.augmentation = batch_size, augmentation
-        self.size, self.random = size, random
+    def __init__(self, model, stage, training, validation, settings, random):
+        self.batch_size, self.augmentation = stage["batch_size"], augmentation_of(stage)
+        self.size, self.random = settings.size, random
         self.images, self.one_hot = training
         self.validation_labels = validation[1]
         rows = keras.layers.Input((), dtype="int32", name="rows")
         placements = keras.layers.Input((7,), name="placements")
-        images = DeviceImages(self.images, size, name="training_images")(rows, placements)
+        images = DeviceImages(self.images, self.size, name="training_images")(rows, placements)
         self.trained = keras.Model([rows, placements], model(images))
-        images = DeviceImages(validation[0], size, name="validation_images")(rows)
+        images = DeviceImages(validation[0], self.size, name="validation_images")(rows)
         self.validated = keras.Model(rows, model(images))
 
     def compile(self, *args):
@@ -124,7 +123,6 @@ class DeviceFeed:
             B.compile_model(model, *args)
 
     def fit(self, title):
-        """Train for one epoch; return {"loss", "categorical_accuracy"}."""
         rows = self.random.permutation(len(self.images)).astype(np.int32)
         placements = draw_placements(self.random, len(rows), self.size, self.augmentation)
         history = self.trained.fit(
@@ -137,7 +135,6 @@ class DeviceFeed:
         return {name: values[0] for name, values in history.history.items()}
 
     def validate(self):
-        """Return {"val_loss", "val_categorical_accuracy"}."""
         rows = np.arange(len(self.validation_labels), dtype=np.int32)
         logs = self.validated.evaluate(
             rows,
@@ -149,4 +146,4 @@ class DeviceFeed:
         return {f"val_{name}": value for name, value in logs.items()}
 
     def end_epoch(self):
-        pass
+        """Nothing is drawn between the epochs."""

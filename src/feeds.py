@@ -1,0 +1,149 @@
+"""How images reach a net that trains: in batches that the host makes, or from the device's memory.
+
+The first is the reference's way (REFERENCE.md sections 3 and 6) and is here; the second belongs to
+the fast numerics and is in src/fast/feed.py. Training knows both as a `Feed`.
+"""
+
+import math
+import random
+from typing import Protocol
+
+from tqdm import tqdm
+
+from src import backend, dataset
+from src.etl import SUBFOLDER
+from src.fast import feed as fast_feed
+from src.generator import ImageFolder, ImageFolderBatches
+from src.pixels import enlarge, rgb
+from src.prefetch import prefetch
+from src.settings import augmentation_of
+
+VALIDATION_BATCH = 32  # Keras' default, which the original leaves as it is
+
+
+class Feed(Protocol):
+    """Trains and validates a model for one stage of a recipe.
+
+    `images` has the length of the training split.
+    """
+
+    def __init__(self, model, stage, training, validation, settings, random):
+        """Prepare a stage for `model`: (B, size, size, 3) of 0...255 -> (B, 7).
+
+        stage: of a recipe in the settings; training: the data that this kind of feed trains on;
+        validation: from `load_validation`; random: a np.random.Generator, for feeds that do not
+        draw from the global generators.
+        """
+
+    def compile(self, optimizer, learning_rate, steps_per_execution=1, xla=False):
+        """Give the model a fresh optimizer, as `backend.compile_model`; comes before `fit`."""
+
+    def fit(self, title):
+        """Train for one epoch; return {"loss", "categorical_accuracy"}.
+
+        title: what a progress bar says.
+        """
+
+    def validate(self):
+        """Return {"val_loss", "val_categorical_accuracy"}."""
+
+    def end_epoch(self):
+        """Make the draws that come between two epochs."""
+
+
+def opener(settings):
+    """Load the data for the numerics of the settings; return open(model, stage, random) -> Feed.
+
+    The data are loaded once and serve all stages. Raises UserError where they are missing.
+    """
+    validation = load_validation(settings)
+    fast = settings.runtime["numerics"] == "fast"
+    kind, load = (fast_feed.DeviceFeed, fast_feed.load) if fast else (HostFeed, load_training)
+    training = load(settings)
+
+    def open_feed(model, stage, random):
+        return kind(model, stage, training, validation, settings, random)
+
+    return open_feed
+
+
+class HostFeed:
+    """The Feed of the reference: `training` is an ImageFolder, whose batches the host makes.
+
+    Their draws come from the global generators, as the original's do, and not from `random`.
+    """
+
+    def __init__(self, model, stage, training, validation, settings, random=None):
+        self.model, self.images = model, training
+        self.batches = training_batches(training, stage)
+        self.validation, self.settings = validation, settings
+
+    def compile(self, *args):
+        backend.compile_model(self.model, *args)
+        self.batches[0]  # Keras 2.4 asks for a batch before training starts, and its draws count
+
+    def fit(self, title):
+        ahead = self.settings.runtime["prefetch_batches"]
+        stream = prefetch(epoch_batches(self.batches, title), ahead)
+        return backend.fit_epoch(self.model, stream, len(self.batches))
+
+    def validate(self):
+        return validate(self.model, self.validation, self.settings)
+
+    def end_epoch(self):
+        self.batches.on_epoch_end()
+
+
+def epoch_batches(batches, title):
+    """Yield all batches in the order in which Keras 2.4's `fit` takes them from a Sequence."""
+    order = list(range(len(batches)))
+    random.shuffle(order)
+    for index in tqdm(order, desc=title, unit="batch", leave=False):
+        yield batches[index]
+
+
+def load_training(settings):
+    """Return the ETL'd training JPEGs (ImageFolder); one cache of decoded images serves all stages.
+
+    Raises UserError where JPEGs are missing.
+    """
+    return ImageFolder(
+        settings.path("images_folder") / SUBFOLDER,
+        settings.size,
+        limit=settings.runtime["max_train_images"],
+        threads=settings.threads,
+        cache_mb=settings.runtime["image_cache_mb"],
+    )
+
+
+def training_batches(images, stage):
+    """Return the batches of an ImageFolder, augmented as `stage` says."""
+    seed = stage["generator_seed"]
+    return ImageFolderBatches(images, stage["batch_size"], seed=seed, **augmentation_of(stage))
+
+
+def load_validation(settings):
+    """Return the validation split: images uint8 (N, 48, 48), labels one-hot float32 (N, 7).
+
+    Raises UserError where it is missing.
+    """
+    limit = settings.runtime["max_val_images"]
+    images, labels = dataset.load(settings.path("data_folder"), "val", limit)
+    return images, dataset.one_hot(labels)
+
+
+def validation_batches(validation, size):
+    """Yield (x float32 (B, size, size, 3), y), enlarged and never rounded, in the data's order."""
+    images, one_hot = validation
+    for start in range(0, len(images), VALIDATION_BATCH):
+        part = slice(start, start + VALIDATION_BATCH)
+        yield rgb(enlarge(images[part], size)), one_hot[part]
+
+
+def validate(model, validation, settings):
+    """Return {"val_loss", "val_categorical_accuracy"} of a compiled model; see load_validation."""
+    steps = math.ceil(len(validation[0]) / VALIDATION_BATCH)
+    batches = validation_batches(validation, settings.size)
+    batches = prefetch(batches, settings.runtime["prefetch_batches"])
+    logs = backend.evaluate(model, batches, steps)
+    return {f"val_{key}": logs[key] for key in ("loss", "categorical_accuracy")}

@@ -1,0 +1,103 @@
+"""Files that are replaced: whole or not at all, as `open` would make them, and on the disk."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from src import files
+from src.files import replace, replace_all
+
+
+def content(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_a_file_takes_its_name_at_the_end(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with replace(path) as part:
+        assert part.startswith(f"{path}.") and part.endswith(".part") and not Path(part).exists()
+        Path(part).write_text("new")
+        assert path.read_text() == "old"
+    assert content(tmp_path) == {"a.txt": "new"}
+    with replace(str(path)) as part:
+        Path(part).write_text("newer")
+    assert content(tmp_path) == {"a.txt": "newer"}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_error_leaves_what_was_there(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    for begun in (False, True):
+        with pytest.raises(error), replace(path) as part:
+            if begun:
+                Path(part).write_text("half")
+            raise error
+    assert content(tmp_path) == {"a.txt": "old"}
+
+
+def test_a_full_disk_names_the_place(tmp_path):
+    with pytest.raises(OSError, match=f"No space.*{tmp_path}"), replace(tmp_path / "a.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_part_that_cannot_take_the_name_is_removed(tmp_path):
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(OSError, match="a.txt"), replace(tmp_path / "a.txt") as part:
+        Path(part).write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_all_files_are_complete_before_the_first_takes_its_name(tmp_path):
+    paths = [tmp_path / name for name in ("a", "b", "c")]
+    paths[0].write_text("old")
+    with pytest.raises(ValueError), replace_all(paths) as parts:
+        for part in parts[:2]:
+            Path(part).write_text("new")
+        raise ValueError
+    assert content(tmp_path) == {"a": "old"}
+    with replace_all(paths) as parts:
+        assert len(set(parts)) == 3
+        for part, text in zip(parts, "xyz"):
+            Path(part).write_text(text)
+    assert content(tmp_path) == {"a": "x", "b": "y", "c": "z"}
+
+
+def test_two_writers_do_not_share_a_part(tmp_path):
+    with replace(tmp_path / "a") as first, replace(tmp_path / "a") as second:
+        Path(first).write_text("first")
+        Path(second).write_text("second")
+        assert first != second
+    assert content(tmp_path) == {"a": "first"}  # whoever ends last
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such permissions on Windows")
+def test_permissions_are_those_that_open_gives(tmp_path):
+    with replace(tmp_path / "ours") as part:
+        Path(part).write_text("")
+    (tmp_path / "plain").write_text("")
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ours", "plain")]
+    assert modes[0] == modes[1]
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_the_disk_holds_the_content_before_the_name_and_then_the_name(tmp_path, monkeypatch, sync):
+    done, replaces, fsync = [], os.replace, os.fsync
+    monkeypatch.setattr(files.os, "replace", lambda *a: done.append("rename") or replaces(*a))
+    monkeypatch.setattr(
+        files.os,
+        "fsync",
+        lambda handle: (
+            done.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+            or fsync(handle)
+        ),
+    )
+    with replace_all([tmp_path / "a", tmp_path / "b"], sync=sync) as parts:
+        for part in parts:
+            Path(part).write_text("x")
+    expected = ["file", "file", "rename", "rename", "folder"] if sync else ["rename", "rename"]
+    assert done == expected
