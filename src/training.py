@@ -5,6 +5,7 @@ stopping and its own best weights. Models/<name>/ gets weights.h5 (the best epoc
 stage), settings.json (resolved, with the versions) and history.csv (one row an epoch).
 """
 
+import gc
 import json
 import math
 import os
@@ -94,6 +95,8 @@ def run_stage(model, stage, feed, speed, label, keep_weights=lambda: None):
     feed.compile(
         stage["optimizer"], stage["learning_rate"], speed["steps_per_execution"], speed["xla"]
     )
+    # Networks that only gave their weights, and the stage before, refer to themselves.
+    gc.collect()
     best, best_weights, waited = -math.inf, None, 0
     for epoch in range(1, stage["epochs"] + 1):
         title = f"{label} epoch {epoch}/{stage['epochs']}"
