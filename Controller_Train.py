@@ -25,6 +25,7 @@ def main(argv=None):
     weights.load_trained(trained, settings, "LHC")
     network = networks.build("LHC_NetC", settings)
     weights.transfer(trained, network)
+    del trained  # or it would be held throughout training
     networks.freeze_all_but_controllers(network)
     training.train(network, settings, "Controller")
     return 0

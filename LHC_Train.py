@@ -26,6 +26,7 @@ def main(argv=None):
     weights.load_trained(backbone, settings, "ResNet34")
     network = networks.build("LHC_Net", settings)
     weights.transfer(backbone, network)
+    del backbone  # or it would be held throughout training
     training.train(network, settings, "LHC")
     return 0
 

@@ -8,6 +8,7 @@ early stopping and its own best weights. A run leaves in Models/<name>/:
 * settings.json: all settings, and the versions it ran with.
 """
 
+import gc
 import json
 import math
 import os
@@ -80,6 +81,7 @@ def run_stage(model, stage, feed, runtime, label, keep_weights=lambda: None):
     """
     steps, xla = runtime["steps_per_execution"], runtime["xla"]
     feed.compile(stage["optimizer"], stage["learning_rate"], steps, xla)
+    gc.collect()  # networks that only gave their weights, and earlier stages, refer to themselves
     best, best_weights, waited = -math.inf, None, 0
     for epoch in range(1, stage["epochs"] + 1):
         title = f"{label} epoch {epoch}/{stage['epochs']}"
