@@ -1,4 +1,4 @@
-"""The layer, its kernels, the input path and the views again, on JAX, where it is installed."""
+"""Layer, nets, kernels, feeds, training and views again, on JAX, where it is installed."""
 
 import os
 import subprocess
@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-FILES = ["test_lhc_fast.py", "test_fast_feed.py", "test_tta.py::test_average_weighs_the_passes"]
+FILES = [
+    "test_lhc.py",
+    "test_lhc_fast.py",
+    "test_networks.py",
+    "test_fast_feed.py",
+    "test_training.py",
+    "test_tta.py::test_average_weighs_the_passes",
+]
 
 
 def test_on_jax():
