@@ -5,6 +5,7 @@ the group's attribute `weight_names`. Variables are matched by name on every sta
 surplus or misshapen one is an error.
 """
 
+import io
 import json
 from pathlib import Path
 
@@ -136,18 +137,19 @@ def save(model, path, architecture):
     for name, array in to_arrays(model).items():
         layer, variable = name.split("/", 1)
         by_layer.setdefault(layer, {})[f"{variable}:0"] = array
-    try:
-        with replace(path) as part, h5py.File(part, "w") as file:
-            file.attrs["layer_names"] = [layer.encode() for layer in by_layer]
-            file.attrs["architecture"] = json.dumps(architecture)
-            for layer, arrays in by_layer.items():
-                group = file.create_group(layer)
-                group.attrs["weight_names"] = [name.encode() for name in arrays]
-                for name, array in arrays.items():
-                    group.create_dataset(name, data=array)
-    except (OSError, RuntimeError) as error:  # h5py's words for a full disk are either
-        reason = " ".join(str(error).split())
-        raise OSError(f"{path}: could not be written: {reason}") from None
+    # Made in memory, since HDF5 does not survive a full disk: it may crash when it closes the file.
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file.attrs["layer_names"] = [layer.encode() for layer in by_layer]
+        file.attrs["architecture"] = json.dumps(architecture)
+        for layer in list(by_layer):
+            arrays = by_layer.pop(layer)  # memory holds each array once
+            group = file.create_group(layer)
+            group.attrs["weight_names"] = [name.encode() for name in arrays]
+            for name, array in arrays.items():
+                group.create_dataset(name, data=array)
+    with replace(path) as part, open(part, "wb") as file:
+        file.write(content.getbuffer())
 
 
 def load(model, path, architecture):
