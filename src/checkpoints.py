@@ -59,10 +59,17 @@ def checkpoint_key(name):
 def load_checkpoint(model, prefix):
     """Put the checkpoint `prefix`, a published model's, into `model`, by name.
 
-    Raises UserError where the files are missing or damaged, or a variable is missing, surplus or
-    misshapen; the model is then unchanged.
+    Raises UserError where the files are missing or damaged, TensorFlow is not installed, or a
+    variable is missing, surplus, misshapen or not made of finite floats; the model is then
+    unchanged.
     """
-    import tensorflow as tf  # the file format is TensorFlow's own
+    try:
+        import tensorflow as tf  # the file format is TensorFlow's own
+    except ImportError as error:
+        raise UserError(
+            f"{prefix}: only TensorFlow reads published checkpoints, and it cannot be imported "
+            f"({error}): pip install -r requirements.txt"
+        ) from None
 
     from src import weights  # not before: Download_Models.py does without Keras
 
@@ -78,8 +85,9 @@ def load_checkpoint(model, prefix):
             and not key.startswith(("optimizer/", "save_counter/"))
         ]
         stored = {key: reader.get_tensor(key + suffix) for key in keys}
-    except (ValueError, IndexError, RuntimeError, tf.errors.OpError) as error:
-        reason = str(error).splitlines()[0]
+    # What TensorFlow raises depends on its version and on which bytes are damaged.
+    except (LookupError, TypeError, ValueError, RuntimeError, tf.errors.OpError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{prefix} is not a readable checkpoint ({reason}): run Download_Models.py"
         ) from error

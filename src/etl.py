@@ -16,28 +16,35 @@ import numpy as np
 from simplejpeg import encode_jpeg
 from tqdm import tqdm
 
-from src.dataset import CLASSES
+from src.dataset import CLASSES, csv_path, load
 from src.errors import UserError
 from src.files import replace, replace_all
 from src.pixels import enlarge, floored_rgb
 
 SUBFOLDER = "Training"
 NOTE = "etl.json"
+SAME = ("images", "size", "sha256")  # what the note and the JPEGs have to agree in
 IMAGE = re.compile(r"Images\d+\.jpeg(\.(\d+-[0-9a-f]+\.)?part)?$")  # or a killed run's part of it
 PART = 8  # images per piece of work: at 224 pixels, 3 MB for each worker
 
 
-def write_images(images, labels, folder, size, threads=1, progress=False):
+def write_images(images, labels, folder, size, threads=1, progress=False, csv=None):
     """Write uint8 images (N, h, w) with labels (N,) below `folder`/Training.
 
     An interrupted run is completed by the next one: each JPEG appears whole or not at all, and
     those that are there are kept as long as images, labels and size are the same as last time;
-    otherwise all are replaced. Returns (written, kept). Raises UserError if the disk refuses.
+    otherwise all are replaced. csv: the file that the images come from, which makes
+    `check_matches` faster. Returns (written, kept). Raises UserError if the disk refuses.
     """
     folder = Path(folder) / SUBFOLDER
     try:
         paths = image_paths(labels, folder)
-        present = _prepare(folder, _describe(images, labels, size))
+        note = {"images": len(images), "size": size, "sha256": _digest(images, labels)}
+        if csv is not None:
+            note["csv_sha256"] = _file_digest(csv)
+        present = _prepare(folder, note)
+        for path in present - set(paths):
+            os.remove(path)
         missing = [i for i, path in enumerate(paths) if path not in present]
         parts = [missing[start : start + PART] for start in range(0, len(missing), PART)]
         # Twice as many workers as threads, since each waits for the disk part of its time.
@@ -69,45 +76,93 @@ def image_paths(labels, folder):
     return paths
 
 
-def _describe(images, labels, size):
+def _digest(images, labels):
     digest = hashlib.sha256(np.ascontiguousarray(images))
     digest.update(np.ascontiguousarray(labels, np.uint8))
-    return {"images": len(images), "size": size, "sha256": digest.hexdigest()}
+    return digest.hexdigest()
+
+
+def _file_digest(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def images_of(folder):
     """Return how many images the note in a folder of JPEGs tells of, or None without a note."""
+    note = _read_note(Path(folder))
+    return None if note is None else note["images"]  # the user's own JPEGs may have none
+
+
+def check_matches(folder, data_folder, size):
+    """Raise UserError if the JPEGs in `folder` are of another size or other data than the CSV.
+
+    folder: the one with the class folders; data_folder: where data_train.csv lies; size: of the
+    JPEGs, in pixels. Without a note beside the JPEGs (they are the user's own) or without the CSV
+    there is nothing to compare. It takes half a second, and three where the CSV was written anew.
+    """
+    note, path = _read_note(Path(folder)), csv_path(data_folder, "train")
+    if note is None:
+        return
+    if note["size"] != size:
+        raise UserError(
+            f"{folder}: expected JPEG images of {size} x {size} pixels, found those of "
+            f"{note['size']} x {note['size']}; run ETL.py"
+        )
+    if path.is_file() and note.get("csv_sha256") != _file_digest(path):
+        if note["sha256"] != _digest(*load(data_folder, "train")):
+            raise UserError(
+                f"{folder}: expected the images of {path}, found JPEGs of other data; run ETL.py"
+            )
+
+
+def is_whole(path):
+    """Return whether a file begins and ends as a JPEG does: one that was cut off does not."""
     try:
-        return int(_read_note(Path(folder))["images"])
-    except (KeyError, TypeError, ValueError):
-        return None  # the user's own JPEGs may have none
+        with open(path, "rb", buffering=0) as file:
+            start = file.read(2)
+            file.seek(-2, os.SEEK_END)
+            return start == b"\xff\xd8" and file.read(2) == b"\xff\xd9"
+    except OSError:
+        return False  # such as an empty one
 
 
 def _read_note(folder):
+    """Return the note in a folder of JPEGs; None if there is none, or a broken one."""
     try:
-        return json.loads((folder / NOTE).read_text())
-    except (OSError, ValueError):
-        return None  # no note, or a broken one
+        note = json.loads((folder / NOTE).read_text())
+        types = [type(note[key]) for key in SAME]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return None
+    return note if types == [int, int, str] else None
 
 
-def _prepare(folder, description):
-    """Return the JPEGs to keep; if the note tells of other data, remove them and write a new one.
+def _prepare(folder, note):
+    """Return the JPEGs to keep; if a note tells of other data, remove them and write the new one.
 
     The note is replaced after the old JPEGs are gone and before the first new one is there, so
     wherever a run stops, no JPEG is ever taken for one of other data.
     """
     for name in CLASSES:
         os.makedirs(folder / name, exist_ok=True)
-    present = [
-        entry for name in CLASSES for entry in os.scandir(folder / name) if IMAGE.match(entry.name)
-    ]
-    if _read_note(folder) == description:
-        return {entry.path for entry in present if entry.stat().st_size}
-    for entry in present:
-        os.remove(entry.path)
-    with replace(folder / NOTE) as part, open(part, "w") as file:
-        file.write(json.dumps(description, indent=1) + "\n")
-    return set()
+    present = {
+        entry.path
+        for name in CLASSES
+        for entry in os.scandir(folder / name)
+        if IMAGE.match(entry.name)
+    }
+    before = _read_note(folder)
+    kept = set()
+    if before is not None and all(before[key] == note[key] for key in SAME):
+        kept = {path for path in present if is_whole(path)}
+    for path in present - kept:
+        os.remove(path)
+    if before != note:
+        with replace(folder / NOTE) as part, open(part, "w") as file:
+            file.write(json.dumps(note, indent=1) + "\n")
+    return kept
 
 
 def _write_part(images, paths, size):

@@ -5,14 +5,15 @@ the group's attribute `weight_names`. Variables are matched by name on every sta
 surplus or misshapen one is an error.
 """
 
-import io
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from src import backend, downloads
+from src import backend, downloads, hdf5
 from src.errors import UserError
 from src.files import replace
 from src.lhc import LHC
@@ -49,7 +50,8 @@ def assign(model, arrays, source, ignore=()):
     """Put `arrays` ({"layer/variable": array}) into `model`.
 
     `ignore` names layers or variables that may lack. Raises UserError, naming `source`, when a
-    variable is missing, surplus or misshapen; the model is then unchanged.
+    variable is missing, surplus, misshapen or not made of finite floats; the model is then
+    unchanged.
     """
     variables = named_variables(model)
     wanted = {
@@ -64,8 +66,8 @@ def assign(model, arrays, source, ignore=()):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise UserError(
-                f"{source} {problem} variable {names[0]}{more}; the network {model.name} has "
-                f"{len(variables)} variables: use the file made for this network"
+                f"{source} {problem} variable {hdf5.shown(names[0])}{more}; the network "
+                f"{model.name} has {len(variables)} variables: use the file made for this network"
             )
     for name, (variable, index) in wanted.items():
         shape = tuple(variable.shape)
@@ -75,7 +77,19 @@ def assign(model, arrays, source, ignore=()):
                 f"{source}: variable {name} has shape {arrays[name].shape}, the network "
                 f"{model.name} expects {shape}: check target_size and LHC_Settings"
             )
+        if not _is_finite(arrays[name]):
+            raise UserError(
+                f"{source}: variable {name} has values that are not finite float32 numbers: use "
+                "another copy of the file, or make or fetch it again"
+            )
     put(wanted, arrays)
+
+
+def _is_finite(array):
+    if not np.issubdtype(array.dtype, np.floating):
+        return False
+    with np.errstate(over="ignore"):  # beyond float32 it becomes infinite
+        return bool(np.isfinite(array.astype(np.float32, copy=False)).all())
 
 
 def take(variables):
@@ -105,51 +119,87 @@ def transfer(source, target):
 
 
 def read_h5(path):
-    """Return ({"layer/variable": array}, architecture or None) of an HDF5 file in Keras' layout."""
-    arrays = {}
-    try:
-        with h5py.File(path, "r") as file:
-            for layer in _texts(file.attrs["layer_names"]):
-                for name in _texts(file[layer].attrs["weight_names"]):
-                    short = name.split(":")[0]
-                    short = short[len(layer) + 1 :] if short.startswith(f"{layer}/") else short
-                    arrays[f"{layer}/{short}"] = file[layer][name][()]
-            return arrays, json.loads(file.attrs.get("architecture", "null"))
-    # What h5py raises depends on its version and on which bytes are damaged.
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
-        reason = " ".join(str(error).split())
+    """Return ({"layer/variable": array}, architecture or None) of an HDF5 file in Keras' layout.
+
+    The arrays are floats of 16, 32 or 64 bits; the architecture is a dict as `architecture_of`
+    gives it. Raises UserError if the file is of another kind or damaged (src/hdf5.py).
+    """
+    arrays, texts = hdf5.read(path)
+    if texts["sha256"] not in (None, _digest(arrays, texts["architecture"])):
         raise UserError(
-            f"{path} is not a readable weights file ({reason}): delete it and make it or fetch it "
-            "again"
-        ) from error
+            f"{path} is damaged: it holds other numbers than were written (by their SHA-256): use "
+            "its last complete copy or train again"
+        )
+    try:
+        architecture = json.loads(texts["architecture"] or "null")
+    except (ValueError, RecursionError):
+        architecture = texts["architecture"]
+    if architecture is not None and not _is_architecture(architecture):
+        raise UserError(
+            f"{path} is damaged: expected its attribute architecture to tell network, target_size "
+            f"and lhc, found {hdf5.shown(architecture)}: use its last complete copy or train again"
+        )
+    return arrays, architecture
 
 
-def _texts(names):
-    return [name.decode() if isinstance(name, bytes) else name for name in names]
+def _digest(arrays, architecture):
+    """Return the hex SHA-256 of what a weights file holds; `architecture` is its text."""
+    names = sorted(arrays)
+    described = [(name, arrays[name].dtype.str, arrays[name].shape) for name in names]
+    digest = hashlib.sha256(json.dumps([architecture, described]).encode())
+    for name in names:
+        digest.update(np.ascontiguousarray(arrays[name]))
+    return digest.hexdigest()
+
+
+def _is_architecture(found):
+    return (
+        isinstance(found, dict)
+        and isinstance(found.get("network"), str)
+        and isinstance(found.get("target_size", 0), int)
+        and isinstance(found.get("lhc", {}), dict)
+    )
 
 
 def save(model, path, architecture):
     """Write all weights and what shaped the network (from `architecture_of`) to an HDF5 file.
 
-    The file appears whole or not at all. Raises OSError if the disk refuses.
+    The file appears whole or not at all, with a digest of what it holds. Raises OSError if the
+    disk refuses.
+    """
+    image = _image(to_arrays(model), json.dumps(architecture))
+    try:
+        with replace(path) as part, open(part, "wb") as file:
+            file.write(image)
+    except OSError as error:
+        free = shutil.disk_usage(Path(path).parent).free / 1e6
+        raise OSError(
+            f"{path}: could not be written: {error.strerror or error}; it takes "
+            f"{len(image) / 1e6:.1f} MB, and {free:.1f} MB of the disk are free: make room there, "
+            "or raise the limit on your files, and start again"
+        ) from None
+
+
+def _image(arrays, architecture):
+    """Return the content of a weights file; `architecture` is its text.
+
+    It is made in memory: where HDF5 itself meets a full disk, older ones crash the process later.
     """
     by_layer = {}
-    for name, array in to_arrays(model).items():
+    for name, array in arrays.items():
         layer, variable = name.split("/", 1)
         by_layer.setdefault(layer, {})[f"{variable}:0"] = array
-    # Made in memory, since HDF5 does not survive a full disk: it may crash when it closes the file.
-    content = io.BytesIO()
-    with h5py.File(content, "w") as file:
+    with h5py.File(FILE, "w", driver="core", backing_store=False, block_size=1 << 24) as file:
         file.attrs["layer_names"] = [layer.encode() for layer in by_layer]
-        file.attrs["architecture"] = json.dumps(architecture)
-        for layer in list(by_layer):
-            arrays = by_layer.pop(layer)  # memory holds each array once
+        file.attrs["architecture"] = architecture
+        file.attrs["sha256"] = _digest(arrays, architecture)
+        for layer, variables in by_layer.items():
             group = file.create_group(layer)
-            group.attrs["weight_names"] = [name.encode() for name in arrays]
-            for name, array in arrays.items():
+            group.attrs["weight_names"] = [name.encode() for name in variables]
+            for name, array in variables.items():
                 group.create_dataset(name, data=array)
-    with replace(path) as part, open(part, "wb") as file:
-        file.write(content.getbuffer())
+        file.flush()
+        return file.id.get_file_image()
 
 
 def load(model, path, architecture):
@@ -174,11 +224,12 @@ def _differences(expected, found):
     expected, found = (dict(part or {}) for part in (expected, found))
     for part in (expected, found):
         part.update(part.pop("lhc", {}))
-    return ", ".join(
-        f"{key}: found {found.get(key)}, expected {expected.get(key)}"
+    differing = [
+        f"{hdf5.shown(key)}: found {hdf5.shown(found.get(key))}, expected {expected.get(key)}"
         for key in {**expected, **found}
         if found.get(key) != expected.get(key)
-    )
+    ]
+    return ", ".join(differing[: len(expected) + 1])  # the file's own keys may be many
 
 
 def load_trained(model, settings, name):

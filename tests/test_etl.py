@@ -11,7 +11,7 @@ from PIL import Image
 
 import ETL
 from src import etl
-from src.dataset import CLASSES, load
+from src.dataset import CLASSES, csv_path, load, write_csvs
 from src.errors import UserError
 from src.pixels import enlarge
 
@@ -97,6 +97,76 @@ def test_other_data_size_or_a_lost_note_replaces_everything(tiny, tmp_path):
     (tmp_path / "Training" / etl.NOTE).write_text("{")
     assert etl.write_images(255 - images[:20], labels[:20], tmp_path, 48) == (20, 0)
     assert mine.exists()
+
+
+def test_cut_off_images_are_written_again_and_surplus_ones_removed(tiny, tmp_path):
+    etl.write_images(*tiny, tmp_path, 32)
+    before = files(tmp_path)
+    path = tmp_path / "Training" / "Anger" / "Images3.jpeg"
+    path.write_bytes(path.read_bytes()[:300])
+    (path.parent / "Images9999.jpeg").write_bytes(before["Training/Anger/Images0.jpeg"])
+    assert etl.write_images(*tiny, tmp_path, 32) == (1, 34)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[" * 100000,
+        "[]",
+        "5",
+        '{"images": Infinity, "size": 32, "sha256": ""}',
+        '{"images": 1e999, "size": 32, "sha256": ""}',
+        '{"images": "35", "size": 32, "sha256": ""}',
+        '{"images": 35}',
+        '{"images": 35, "size": [], "sha256": ""}',
+    ],
+    ids=lambda text: text[:30],
+)
+def test_a_broken_note_is_none(tiny, tmp_path, text):
+    etl.write_images(*tiny, tmp_path, 32)
+    note = tmp_path / "Training" / etl.NOTE
+    whole = note.read_text()
+    note.write_text(text)
+    assert etl.images_of(note.parent) is None
+    etl.check_matches(note.parent, DATA / "tiny_data", 48)
+    assert etl.write_images(*tiny, tmp_path, 32) == (35, 0)
+    assert note.read_text() == whole
+
+
+def test_images_of_other_data_are_told(tiny, tmp_path, monkeypatch):
+    data, folder = tmp_path / "data", tmp_path / "Training"
+    path = csv_path(data, "train")
+    write_csvs({path: (*tiny, "Training")})
+    etl.write_images(*tiny, tmp_path, 32, csv=path)
+    etl.check_matches(folder, data, 32)
+    with pytest.raises(UserError, match="expected JPEG images of 48 x 48 .* of 32 x 32; run ETL"):
+        etl.check_matches(folder, data, 48)
+    with monkeypatch.context() as patch:  # a CSV that is the same is not even read
+        patch.setattr(etl, "load", None)
+        etl.check_matches(folder, data, 32)
+    write_csvs({path: (*tiny, "the same in other words")})
+    etl.check_matches(folder, data, 32)
+    images, labels = tiny
+    write_csvs({path: (255 - images, labels, "Training")})
+    with pytest.raises(UserError, match="data_train.csv, found JPEGs of other data; run ETL.py"):
+        etl.check_matches(folder, data, 32)
+    write_csvs({path: (images, labels[::-1], "Training")})
+    with pytest.raises(UserError, match="other data"):
+        etl.check_matches(folder, data, 32)
+    path.unlink()
+    etl.check_matches(folder, data, 32)
+
+
+def test_a_note_of_before_learns_where_the_images_come_from(tiny, tmp_path):
+    path, note = csv_path(DATA / "tiny_data", "train"), tmp_path / "Training" / etl.NOTE
+    etl.write_images(*tiny, tmp_path, 32)
+    before = json.loads(note.read_text())
+    assert etl.write_images(*tiny, tmp_path, 32, csv=path) == (0, 35)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert json.loads(note.read_text()) == dict(before, csv_sha256=digest)
 
 
 def test_every_class_has_a_folder(tiny, tmp_path):

@@ -1,8 +1,10 @@
 """Batches: the reference's digests, Keras' own generator where it exists, bad folders, memory."""
 
 import hashlib
+import io
 import json
 import random
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image
 from src.dataset import CLASSES, load
 from src.errors import UserError
 from src.etl import write_images
-from src.generator import ImageFolder, ImageFolderBatches, list_images
+from src.generator import ImageFolder, ImageFolderBatches, list_images, read_grey
 
 DATA = Path(__file__).parent / "data"
 REFERENCE = json.loads((DATA / "reference.json").read_text())
@@ -244,5 +246,79 @@ def test_bad_folders_and_files(tmp_path):
         path.write_bytes(content)
         with pytest.raises(UserError, match="Images0.jpeg: .*run ETL.py"):
             ImageFolderBatches(ImageFolder(tmp_path, 32), 4)[0]
+    Image.new("RGB", (32, 32)).save(path)
     with pytest.raises(IndexError):
         ImageFolderBatches(ImageFolder(tmp_path, 32), 4)[1]
+
+
+def test_hidden_files_and_folders_are_no_images(tmp_path):
+    """Systems leave such beside the images: AppleDouble files, for one."""
+    labels = np.arange(7, dtype=np.uint8)
+    folder = jpegs(tmp_path, 32, np.zeros((7, 48, 48), np.uint8), labels)
+    (folder / "Sadness" / "._Images0.jpeg").write_bytes(b"\0\5\x16\7")
+    (folder / "Sadness" / "more.jpeg").mkdir()
+    assert len(ImageFolder(folder, 32)) == 7
+
+
+def test_more_images_than_the_note_tells_of_are_told(tmp_path):
+    labels = np.arange(14, dtype=np.uint8) % 7
+    folder = jpegs(tmp_path, 16, np.zeros((14, 48, 48), np.uint8), labels)
+    content = (folder / "Fear" / "Images1.jpeg").read_bytes()
+    (folder / "Anger" / "mine.jpg").write_bytes(content)
+    with pytest.raises(UserError, match=r"expected 14 .* found 15 \(Anger/mine.jpg\); remove"):
+        list_images(folder)
+    (folder / "etl.json").unlink()
+    assert len(ImageFolder(folder, 16)) == 15  # all the user's own
+    (folder / "Anger" / "mine.jpg").write_bytes(content + b"a camera's own")
+    assert len(ImageFolder(folder, 16)) == 15
+
+
+def test_an_image_that_was_cut_off_is_told_before_training(tmp_path):
+    labels = np.arange(7, dtype=np.uint8)
+    folder = jpegs(tmp_path, 32, np.zeros((7, 48, 48), np.uint8), labels)
+    path = folder / "Sadness" / "Images0.jpeg"
+    whole = path.read_bytes()
+    for content in (b"", b"\xff", whole[:300], whole[:-2], whole[2:]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="Sadness.Images0.jpeg: expected a JPEG image"):
+            ImageFolder(folder, 32)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "TIFF", "PPM", "BMP", "EPS"])
+def test_other_formats_are_no_jpegs_whatever_their_name(kind, tmp_path, monkeypatch):
+    """No EPS file may start Ghostscript, which would run it."""
+    monkeypatch.setattr("subprocess.Popen", None)
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(file, kind)
+    for content in (file.getvalue(), file.getvalue()[:-20], file.getvalue()[:40]):
+        (tmp_path / "Images0.jpeg").write_bytes(content)
+        with pytest.raises(UserError, match="Images0.jpeg: expected a JPEG image, cannot read it"):
+            read_grey(tmp_path / "Images0.jpeg", 32)
+
+
+def test_an_image_that_claims_to_be_huge_is_told_in_silence(tmp_path):
+    path = tmp_path / "Images0.jpeg"
+    Image.new("RGB", (32, 32)).save(path)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"\xff\xc0") + 5
+    for size in (65500, 10000):
+        content[place : place + 4] = 2 * size.to_bytes(2, "big")
+        path.write_bytes(content)
+        with warnings.catch_warnings(), pytest.raises(UserError, match=f"found {size} x {size}"):
+            warnings.simplefilter("error")
+            read_grey(path, 32)
+
+
+def test_images_with_any_damage_are_read_or_told(small):
+    whole = (small / "Anger" / "Images0.jpeg").read_bytes()
+    path = small.parent / "damaged.jpeg"
+    rng = random.Random(0)
+    for _ in range(300):
+        content = bytearray(whole)
+        for _ in range(rng.choice([1, 2, 8])):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        path.write_bytes(content)
+        try:
+            assert read_grey(path, 32).shape == (32, 32)
+        except UserError as error:
+            assert "damaged.jpeg: expected" in str(error)

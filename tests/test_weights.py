@@ -1,14 +1,17 @@
 """Weights in and out: our own files, the ImageNet layout, checkpoints, and everything broken."""
 
+import io
 import json
 import os
+import sys
+import zipfile
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from src import backend, checkpoints, networks, settings, weights
+from src import backend, checkpoints, hdf5, networks, settings, weights
 from src.backend import keras
 from src.errors import UserError
 
@@ -159,7 +162,7 @@ def test_another_architecture_is_told(saved):
 
 def test_a_file_without_an_architecture_is_told(saved):
     with h5py.File(saved, "a") as file:
-        del file.attrs["architecture"]
+        del file.attrs["architecture"], file.attrs["sha256"]
     refused([str(saved), "architecture"], weights.load, saved, ARCHITECTURE)
 
 
@@ -169,8 +172,12 @@ def test_a_missing_file_is_told(tmp_path):
 
 
 def edit(path, change):
-    """Apply `change(names of fc3's weights, group fc3)` to a weights file."""
+    """Apply `change(names of fc3's weights, group fc3)` to a weights file, as if it were older.
+
+    Files of today have a digest, which would tell of any change.
+    """
     with h5py.File(path, "a") as file:
+        file.attrs.pop("sha256", None)
         group = file["fc3"]
         names = texts(group.attrs["weight_names"])
         change(names, group)
@@ -213,18 +220,194 @@ def test_ignored_layers_may_lack_but_not_be_wrong(saved):
     refused(["fc3/kernel"], weights.assign, wrong, saved, ignore=weights.HEAD)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [np.full(7, b"1.5"), np.full(7, "abc"), np.zeros(7, int), np.zeros(7, bool), np.zeros(7, "c8")]
+    + [np.full(7, value) for value in (np.nan, -np.inf, 1e300)]
+    + [np.array([None] * 7), np.zeros(7, "V4"), np.zeros(7, "M8[s]")],
+    ids=lambda wrong: f"{wrong.dtype} {wrong[0]}",
+)
+def test_no_array_that_is_not_of_finite_floats_gets_into_a_network(wrong):
+    """The last variable's: all before it would have been assigned already."""
+    arrays = {**weights.to_arrays(tiny()), "fc3/bias": wrong}
+    refused(["file", "fc3/bias", "finite"], weights.assign, arrays, "file")
+
+
 def test_broken_files_are_told(saved):
     whole = saved.read_bytes()
     for content in (b"", b"<!doctype html>", whole[:1000], whole[: len(whole) // 2]):
         saved.write_bytes(content)
         refused([str(saved), "readable"], weights.load, saved, ARCHITECTURE)
-    saved.write_bytes(whole)
+
+
+def test_files_of_another_kind_are_told_and_never_to_be_deleted(saved):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("config.json", "{}")
+    kinds = {
+        "whole model": lambda file: file.create_group("model_weights"),
+        "layout of Keras 3": lambda file: file.create_group("layers/dense/vars"),
+        "another kind": lambda file: file.create_dataset("other", data=np.zeros(3)),
+    }
+    for words, fill in kinds.items():
+        with h5py.File(saved, "w") as file:
+            fill(file)
+        refused([str(saved), words, "layer_names"], weights.load, saved, ARCHITECTURE)
+    saved.write_bytes(archive.getvalue())
+    refused([str(saved), "zip", "layer_names"], weights.load, saved, ARCHITECTURE)
+    with pytest.raises(UserError) as caught:
+        weights.read_h5(saved)
+    assert "delete" not in str(caught.value)
+
+
+def test_every_changed_bit_of_a_number_is_noticed(saved):
+    with h5py.File(saved, "r") as file:
+        place = file["fc3/kernel:0"].id.get_offset()
+    whole = saved.read_bytes()
+    for bit in (0, 7, 30):
+        changed = bytearray(whole)
+        changed[place + bit // 8] ^= 1 << bit % 8
+        saved.write_bytes(changed)
+        words = [str(saved), "damaged", "last complete copy or train again"]
+        refused(words, weights.load, saved, ARCHITECTURE)
+    saved.write_bytes(whole.replace(b'"target_size": 8', b'"target_size": 9'))
+    refused(["damaged"], weights.load, saved, ARCHITECTURE)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[" * 100000, "[1]", "5", '"abc"', "true", '{"lhc": 5}', '{"network": "a"}']
+)
+def test_an_architecture_of_any_form_is_told(saved, text):
+    with h5py.File(saved, "a", libver="latest") as file:
+        del file.attrs["sha256"], file.attrs["architecture"]
+        file.attrs["architecture"] = text
+    refused([str(saved), "architecture"], weights.load, saved, ARCHITECTURE)
+
+
+def test_another_files_text_is_shown_short_and_printable(saved):
+    found = {"network": "a\n\x1b[31m" + 20000 * "b", "lhc": {f"{i}" * 999: 1 for i in range(999)}}
+    with h5py.File(saved, "a", libver="latest") as file:
+        del file.attrs["sha256"]
+        file.attrs["architecture"] = json.dumps(found)
+    with pytest.raises(UserError) as caught:
+        weights.load(tiny(), saved, ARCHITECTURE)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 2000
+
+
+def replaced(path, make):
+    """Put what `make(group)` stores as "kernel:0" in the place of fc3's kernel, (4, 7)."""
+
+    def change(names, group):
+        del group["kernel:0"]
+        make(group)
+
+    edit(path, change)
+
+
+def virtual(group):
+    layout = h5py.VirtualLayout((4, 7), "f4")
+    layout[:] = h5py.VirtualSource("other.h5", "k", (4, 7))
+    group.create_virtual_dataset("kernel:0", layout)
+
+
+def stored(**how):
+    return lambda group: group.create_dataset("kernel:0", **how)
+
+
+KERNEL = np.ones((4, 7), np.float32)
+LINKS = {"outside": h5py.ExternalLink("other.h5", "/k"), "loop": h5py.SoftLink("/fc3/kernel:0")}
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda group: group.__setitem__("kernel:0", LINKS["outside"]), "link to another place"),
+        (lambda group: group.__setitem__("kernel:0", LINKS["loop"]), "link to another place"),
+        (virtual, "from other files"),
+        (stored(shape=(4, 7), dtype="f4", external=[("/dev/zero", 0, 112)]), "from other files"),
+        (stored(shape=(4, 7), dtype="f4"), "never written"),
+        (stored(shape=(1 << 58,), dtype="f4", chunks=(1 << 20,)), "in chunks or compressed"),
+        (stored(data=KERNEL, compression="gzip"), "in chunks or compressed"),
+        (stored(data=KERNEL.astype(int)), "int64"),
+        (stored(data=KERNEL.astype(bool)), "bool"),
+        (stored(data=KERNEL.astype("c8")), "complex64"),
+        (stored(data=np.full((4, 7), b"1.5")), "|S3"),
+        (stored(data=np.zeros((4, 7), "V4")), "|V4"),
+        (stored(data=np.zeros((4, 7), [("a", "f4")])), "'a'"),
+        (stored(shape=(4, 7), dtype=h5py.special_dtype(vlen=np.float32)), "object"),
+        (stored(shape=(4, 7), dtype=h5py.special_dtype(vlen=str)), "object"),
+        (stored(data=h5py.Empty("f4")), "fc3/kernel"),
+        (lambda group: group.create_group("kernel:0"), "no numbers"),
+        (lambda group: group.__setitem__("kernel:0", np.dtype("f4")), "no numbers"),
+        (stored(data=np.nan * KERNEL), "finite"),
+        (stored(data=np.inf * KERNEL), "finite"),
+        (stored(data=np.full((4, 7), 1e300)), "finite"),
+        (lambda group: None, "lacks kernel:0"),
+    ],
+)
+def test_only_plain_finite_floats_of_the_file_itself_are_read(saved, make, words):
+    with h5py.File(saved.parent / "other.h5", "w") as file:
+        file["k"] = KERNEL
+    replaced(saved, make)
+    refused([str(saved), words], weights.load, saved, ARCHITECTURE)
+
+
+@pytest.mark.parametrize("kind", ["<f2", ">f4", "f8"])
+def test_floats_of_other_sizes_and_byte_orders_are_read(saved, kind):
+    replaced(saved, stored(data=KERNEL.astype(kind)))
+    net = tiny(seed=1)
+    weights.load(net, saved, ARCHITECTURE)
+    assert np.array_equal(weights.to_arrays(net)["fc3/kernel"], KERNEL)
+
+
+@pytest.mark.parametrize(
+    "layer_names, weight_names, words",
+    [
+        (np.arange(3), None, "no list of names"),
+        ("fc3", None, "no list of names"),
+        (h5py.Empty(np.dtype("S3")), None, "no list of names"),
+        (None, np.array([1.5, 2]), "no list of names"),
+        (None, np.array([[b"kernel:0"]]), "no list of names"),
+        ([b"fc3", b"fc3"], None, "twice"),
+        ([b"\xff\xfe"], None, "readable"),
+        ([b"fc3/kernel:0"], None, "no variables"),
+        ([b"none"], None, "lacks none"),
+        (None, [b"/fc3/kernel:0"], "lacks /fc3/kernel:0"),
+        (None, [b"kernel:0/kernel:0"], "lacks kernel:0/kernel:0"),
+    ],
+)
+def test_names_of_any_form_are_told(saved, layer_names, weight_names, words):
     with h5py.File(saved, "a") as file:
-        file.attrs["architecture"] = "{"
-    refused([str(saved), "readable"], weights.load, saved, ARCHITECTURE)
-    with h5py.File(saved, "w") as file:
-        file["other"] = np.zeros(3)
-    refused([str(saved), "readable"], weights.load, saved, ARCHITECTURE)
+        del file.attrs["sha256"]
+        if layer_names is not None:
+            file.attrs["layer_names"] = layer_names
+        if weight_names is not None:
+            file["fc3"].attrs["weight_names"] = weight_names
+    refused([str(saved), words], weights.load, saved, ARCHITECTURE)
+
+
+def test_one_place_cannot_be_read_many_times(saved):
+    def change(names, group):
+        group.create_dataset("large", data=np.zeros(10000, np.float32))
+        for i in range(50):
+            group[f"again{i}"] = group["large"]
+            names.append(f"again{i}")
+
+    edit(saved, change)
+    refused([str(saved), "declares more"], weights.load, saved, ARCHITECTURE)
+
+
+def test_a_file_that_keeps_hdf5_busy_is_given_up(saved, monkeypatch):
+    pytest.importorskip("resource")
+    monkeypatch.setattr(hdf5, "PROGRAM", "while True: pass")
+    monkeypatch.setattr(hdf5, "WAITING_S", 0.5)
+    refused([str(saved), "not read within"], weights.load, saved, ARCHITECTURE)
+    limits = "import resource as r; r.setrlimit(r.RLIMIT_CPU, (1, 2)); r.setrlimit(r.RLIMIT_CORE, "
+    monkeypatch.setattr(hdf5, "PROGRAM", f"{limits}(0, 0))\nwhile True: pass")
+    monkeypatch.setattr(hdf5, "WAITING_S", 60)
+    refused([str(saved), "keeps HDF5 busy"], weights.load, saved, ARCHITECTURE)
+    monkeypatch.setattr(hdf5, "PROGRAM", "import os; os.kill(os.getpid(), 9)")
+    refused([str(saved), "readable", "code -9"], weights.load, saved, ARCHITECTURE)
 
 
 def test_an_interrupted_save_keeps_the_old_file(saved, monkeypatch):
@@ -276,7 +459,8 @@ def test_a_full_disk_is_told_in_one_line_and_the_old_weights_stay(saved):
     before, limits = saved.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
     try:
-        with pytest.raises(OSError, match="File too large.*") as caught:
+        words = "weights.h5: could not be written: .* MB of the disk are free: make room"
+        with pytest.raises(OSError, match=words) as caught:
             weights.save(tiny(), saved, ARCHITECTURE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -347,8 +531,10 @@ def test_a_checkpoint_is_loaded_by_name(published_arrays, tmp_path):
         ({"conv1/conv9/kernel": np.zeros(3)}, ["unknown", "conv1/conv9/kernel"]),
         ({"temperature": np.zeros(3)}, ["unknown", "temperature"]),
         ({"fc3/bias": np.zeros(8, np.float32)}, ["fc3/bias", "(8,)", "(7,)"]),
+        ({"fc3/bias": np.full(7, np.nan, np.float32)}, ["fc3/bias", "finite"]),
+        ({"fc3/bias": np.full(7, "abc")}, ["fc3/bias", "finite"]),
     ],
-    ids=["missing", "missing in LHC", "surplus", "surplus on top", "misshapen"],
+    ids=["missing", "missing in LHC", "surplus", "surplus on top", "misshapen", "NaN", "texts"],
 )
 def test_every_variable_of_a_checkpoint_is_accounted_for(published_arrays, tmp_path, change, words):
     arrays = {**published_arrays, **change}
@@ -361,6 +547,12 @@ def test_every_variable_of_a_checkpoint_is_accounted_for(published_arrays, tmp_p
 def test_scalars_make_another_network(published_arrays, tmp_path):
     prefix = write_checkpoint(tmp_path, published_arrays)
     refused(["unknown", "controller1/w"], checkpoints.load_checkpoint, prefix)
+
+
+def test_without_tensorflow_a_checkpoint_is_told_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(UserError, match="Models/LHC_Net: only TensorFlow reads .*pip install"):
+        checkpoints.load_checkpoint(None, "Downloaded_Models/LHC_Net")
 
 
 def test_broken_checkpoints_are_told(published_arrays, tmp_path):
