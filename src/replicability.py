@@ -1,6 +1,5 @@
 """check_rep: does one epoch here give the paper's number, bit for bit? (REFERENCE.md section 7)"""
 
-import json
 import subprocess
 
 import numpy as np
@@ -47,11 +46,6 @@ def expected_entry(settings, found):
     """
     file = settings.folder / settings_module.KNOWN_RESULTS
     for entry in settings.known_results:
-        if not isinstance(entry.get("name"), str) or type(entry.get("value")) not in (int, float):
-            raise UserError(
-                f"{file}: found {json.dumps(entry)[:80]}, allowed: objects with at least a "
-                '"name" (text) and a "value" (number)'
-            )
         _settings_of(entry, file)
     entries = [entry for entry in settings.known_results if entry.get("expected") is True]
     if not entries:
@@ -67,7 +61,7 @@ def _settings_of(entry, file):
     folder = entry.get("settings", settings_module.DEFAULTS.name)
     try:
         return settings_module.load(settings_module.DEFAULTS.parent / folder)
-    except (TypeError, UserError) as error:
+    except UserError as error:
         raise UserError(f'{file}: {entry["name"]}: "settings": {error}') from None
 
 

@@ -32,6 +32,8 @@ def moved(value, steps):
 def check(monkeypatch, capsys, tmp_path):
     """A function that runs check_rep.py on scripted values; returns (exit code, printed lines)."""
 
+    (tmp_path / "Runtime_Settings.json").write_text("{}")
+
     def run(values, options=(), machine=MACHINE, **files):
         for name, content in files.items():
             (tmp_path / f"{name}.json").write_text(json.dumps(content))
@@ -104,6 +106,7 @@ def test_a_failed_training_is_code_3(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(runtime, "prepare", lambda settings: None)
     monkeypatch.setattr(replicability, "measure", fails)
+    (tmp_path / "Runtime_Settings.json").write_text("{}")
     assert check_rep.main(["--settings", str(tmp_path)]) == 3
     assert "data_train.csv" in capsys.readouterr().err
 
