@@ -4,7 +4,7 @@ import subprocess
 
 import numpy as np
 
-from src import backend, evaluation, feeds, networks, runtime, training, weights
+from src import backend, dataset, evaluation, feeds, networks, runtime, training, weights
 from src import settings as settings_module
 from src.errors import UserError
 
@@ -83,7 +83,24 @@ def differences(entry, found, settings):
     for key in {**here, **there}:
         if here.get(key) != there.get(key):
             lines.append(f"setting {key}: {here.get(key)} here, {there.get(key)} there")
+    data = _data(settings)
+    expected = "drawn sample" if there["source"] == "sample" else "FER2013, unchanged"
+    if data not in (None, expected) and here["source"] == there["source"]:
+        lines.append(f"data: {data} here, {expected} there")
     return lines
+
+
+def _data(settings):
+    """Return what the CSVs of training and validation hold, in words; None if they are not there.
+
+    FER2013's are read in five seconds.
+    """
+    folder = settings.path("data_folder")
+    try:
+        splits = {split: dataset.load(folder, split) for split in ("train", "val")}
+    except UserError:
+        return None
+    return dataset.describe(splits, settings.data)
 
 
 def _decisive(settings):

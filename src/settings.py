@@ -137,6 +137,9 @@ def load(folder="Settings"):
     _validate(files, DEFAULTS)
     own = _read(folder)
     if os.path.realpath(str(folder)) != str(DEFAULTS):
+        data = own.get(FILES["data"])
+        if isinstance(data, dict) and "class_counts" in data:  # of other data than FER2013
+            data.setdefault("fer2013_sha256", None)
         files = _merge(files, own)
         _validate(files, folder)
     values = {name: files[file] for name, file in FILES.items()}

@@ -381,8 +381,16 @@ def test_download_data(server, tmp_path, monkeypatch, capsys):
 
     whole = csv_path("Data", "val").read_bytes()
     csv_path("Data", "val").write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
-    assert Download_Data.main(arguments) == 0
+    cleaned = csv_path("Data", "val").read_bytes()
+    assert Download_Data.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "val, Neutral: expected 1 images, found 0" in error and "--force replaces it" in error
+    assert len(server.requests) == 3 and csv_path("Data", "val").read_bytes() == cleaned
+    assert Download_Data.main([*arguments, "--force"]) == 0
     assert len(server.requests) == 4 and csv_path("Data", "val").read_bytes() == whole
+    csv_path("Data", "val").write_bytes(whole[:-9])  # damaged
+    assert Download_Data.main(arguments) == 0
+    assert len(server.requests) == 5 and csv_path("Data", "val").read_bytes() == whole
     assert "fetching again" in capsys.readouterr().out
     np.testing.assert_array_equal(load("Data", "val")[0], splits["val"][0])
 
@@ -392,6 +400,18 @@ def test_download_data(server, tmp_path, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "expected 2306 columns" in error and "--from PATH" in error
     assert names(Path("Data")) == ["data_train.csv", "data_val.csv"]
+
+    server.files["/data_test.csv?dl=1"] = csv_path("origin", "test").read_bytes()
+    values = json.loads((tmp_path / "mine" / "Data_Settings.json").read_text())
+    digests = {"in_order": "0" * 64, "any_order": "0" * 64}
+    values["fer2013_sha256"] = dict.fromkeys(SPLITS, digests)
+    (tmp_path / "mine" / "Data_Settings.json").write_text(json.dumps(values))
+    csv_path("Data", "train").unlink()
+    csv_path("Data", "val").unlink()
+    assert Download_Data.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "expected the train split of FER2013" in error and "fer2013_sha256" in error
+    assert names(Path("Data")) == []
 
 
 def test_real_index_tells_the_size_of_the_data(tmp_path):
