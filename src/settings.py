@@ -199,7 +199,10 @@ def _meant(folder):
     """Return a question that names the repository's settings folder of that name, if any."""
     ours = {path.name.lower(): path for path in DEFAULTS.iterdir() if path.is_dir()}
     path = ours.get(Path(os.path.abspath(str(folder))).name.lower())
-    return f"; did you mean {os.path.relpath(str(path))}?" if path else ""
+    if not path:
+        return ""
+    near = os.path.relpath(str(path))
+    return f"; did you mean {path if near.startswith(os.pardir) else near}?"
 
 
 def _parse(path):
