@@ -32,12 +32,12 @@ PIXELS = SIZE * SIZE
 
 KAGGLE_COLUMNS = {"emotion", "pixels", "usage"}
 LONGEST_LINE = 1 << 16  # bytes; twice a header, so that a binary file is not read as one line
-KEPT = "it reads well and may be yours, so it is kept; --force replaces it"
+KEPT = "it may be yours and is kept; --force replaces it"
 DIGITS = [b"%d" % value for value in range(256)]
 
 
 class OtherData(UserError):
-    """A CSV reads well and holds other rows than those expected."""
+    """A CSV holds other rows than those expected, or may not be read: it is not a damaged one."""
 
 
 def csv_path(data_folder, split):
@@ -258,7 +258,8 @@ def _header(path):
         with open(path, "rb") as file:
             return file.readline(LONGEST_LINE)
     except OSError as error:
-        raise UserError(f"{path}: could not be read: {error.strerror}") from None
+        # Nobody knows what it holds: not damaged, as far as replacing it goes.
+        raise OtherData(f"{path}: could not be read: {error.strerror}") from None
 
 
 def _columns(header, separator):
@@ -365,5 +366,7 @@ def _there(path):
     """Return what `_read` does of a file; {} if there is none or it is damaged."""
     try:
         return _read(path) if path.exists() else {}
+    except OtherData:
+        raise
     except UserError:
         return {}

@@ -307,6 +307,16 @@ def test_missing_sources(tmp_path, splits):
     assert not (tmp_path / "b").exists()
 
 
+def test_what_cannot_be_read_is_not_replaced(tmp_path, splits):
+    csv_path(tmp_path, "val").mkdir()
+    for force in (False, True):
+        with pytest.raises(OtherData, match="data_val.csv: could not be read"):
+            store(tmp_path, splits, force)
+    with pytest.raises(OtherData, match="data_val.csv: could not be read"):
+        verify(csv_path(tmp_path, "val"), "val", COUNTS["val"])
+    assert [path.name for path in tmp_path.iterdir()] == ["data_val.csv"]
+
+
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, splits, monkeypatch):
     store(tmp_path, splits)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
