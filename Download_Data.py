@@ -6,12 +6,14 @@
 
 PATH is Kaggle's fer2013.csv or icml_face_data.csv (unpacked), or a folder with the three CSVs.
 A broken download is resumed by running the command again; files that are there and complete are
-only verified. Time: an import about 10 s, a download as long as 300 MB take; memory: 160 MB.
+only verified. One that reads well but holds other rows may be yours, cleaned by hand: only --force
+replaces it. Time: an import about 10 s, a download as long as 300 MB take; memory: 160 MB.
 
-Expected result, the last three lines (class counts follow on each):
+Expected result, the last four lines (class counts follow on the first three):
     train: 28709 images in Data/data_train.csv: Anger 3995, Disgust 436, ...
     val: 3589 images in Data/data_val.csv: Anger 467, Disgust 56, ...
     test: 3589 images in Data/data_test.csv: Anger 491, Disgust 55, ...
+    data: FER2013, unchanged
 """
 
 import sys
@@ -19,60 +21,79 @@ from pathlib import Path
 
 import numpy as np
 
-from src import plots, sample
+from src import plots
 from src.cli import command, parse
-from src.dataset import CLASSES, SPLITS, csv_path, import_from, load, store, verify
+from src.dataset import (
+    CLASSES,
+    KEPT,
+    SPLITS,
+    OtherData,
+    csv_path,
+    describe,
+    draw,
+    import_from,
+    load,
+    longest_csv,
+    store,
+    verify,
+)
 from src.downloads import fetch
 from src.errors import UserError
 
 SOURCE = {"dest": "source", "metavar": "PATH", "help": "import FER2013 from this file or folder"}
 
 
-def download(urls, folder, counts):
+FORCE = {"action": "store_true", "help": "replace CSVs that read well but hold other rows"}
+
+
+def download(data, folder, force):
     """Fetch the CSVs that are missing or broken; none gets its name before it is verified."""
+    urls, counts, fer2013 = data["data_urls"], data["class_counts"], data["fer2013_sha256"]
+    missing = []
     for split in SPLITS:
         path = csv_path(folder, split)
         if path.exists():
             try:
-                verify(path, split, counts[split])
+                verify(path, split, counts[split], fer2013)
                 print(f"already there: {path}", flush=True)
                 continue
+            except OtherData as error:
+                if not force:
+                    raise UserError(f"{error}; {KEPT}") from None
             except UserError as error:
                 print(f"fetching again: {error}", flush=True)
+        missing.append(split)
+    for split in missing:
+        path = csv_path(folder, split)
         fetch(
             urls[path.name],
             path,
-            check=lambda part, split=split: verify(part, split, counts[split]),
+            check=lambda part, split=split: verify(part, split, counts[split], fer2013),
             hint=", or import your own copy with `python Download_Data.py --from PATH`",
+            largest=longest_csv(counts[split]),
         )
-
-
-def draw(seed, counts):
-    """Draw the sample; every split has a seed of its own."""
-    return {
-        split: sample.draw(seed * len(SPLITS) + i, counts[split]) for i, split in enumerate(SPLITS)
-    }
 
 
 @command
 def main(argv=None):
-    args = parse(argv, __doc__, {"--from": SOURCE})
+    args = parse(argv, __doc__, {"--from": SOURCE, "--force": FORCE})
     data, folder = args.settings.data, args.settings.path("data_folder")
-    counts = data["class_counts"]
     if args.source is None and data["source"] == "download":
-        download(data["data_urls"], folder, counts)
+        download(data, folder, args.force)
     else:
         if args.source is not None:
-            written = import_from(Path(args.source), folder, counts)
+            written = import_from(Path(args.source), folder, data["class_counts"], args.force)
         else:
-            splits = draw(data["sample_seed"], counts)
-            written = store(folder, splits)
+            splits = draw(data)
+            written = store(folder, splits, args.force)
             plots.sample_sheet(folder / "sample.png", *splits["train"], CLASSES)
         print("written:" if written else "already there:", folder, flush=True)
+    splits = {split: load(folder, split) for split in SPLITS}
     for split in SPLITS:
-        found = np.bincount(load(folder, split)[1], minlength=len(CLASSES))
+        found = np.bincount(splits[split][1], minlength=len(CLASSES))
         listing = ", ".join(f"{name} {n}" for name, n in zip(CLASSES, found))
         print(f"{split}: {found.sum()} images in {csv_path(folder, split)}: {listing}")
+    print("data:", describe(splits, data))
     return 0
 
 

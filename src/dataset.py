@@ -9,14 +9,18 @@ Two CSV layouts are known, and recognised by their header line, never by the fil
 
 Files are read line by line, so memory holds little more than the uint8 images (66 MB for the
 28,709 training images).
+
+Rows that read well may be the user's own, cleaned by hand: they are replaced only by force.
 """
 
+import hashlib
 import warnings
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from src import sample
 from src.errors import UserError
 from src.files import replace_all
 
@@ -28,7 +32,12 @@ PIXELS = SIZE * SIZE
 
 KAGGLE_COLUMNS = {"emotion", "pixels", "usage"}
 LONGEST_LINE = 1 << 16  # bytes; twice a header, so that a binary file is not read as one line
+KEPT = "it may be yours and is kept; --force replaces it"
 DIGITS = [b"%d" % value for value in range(256)]
+
+
+class OtherData(UserError):
+    """A CSV holds other rows than those expected, or may not be read: it is not a damaged one."""
 
 
 def csv_path(data_folder, split):
@@ -52,19 +61,90 @@ def load(data_folder, split, limit=None):
     return _read(path, limit)[None]
 
 
-def verify(path, split, expected_counts):
-    """Return (images, labels) of one original-layout CSV, which must have exactly these counts.
+def verify(path, split, expected_counts, fer2013=None):
+    """Return (images, labels) of one original-layout CSV, which must hold just what is expected.
 
-    Raises UserError if it is damaged or incomplete: `expected_counts` holds the images per class.
+    expected_counts: images per class. fer2013: `fer2013_sha256` of the data settings, or None where
+    other data are expected. Raises OtherData if the file reads well but holds other rows, else
+    UserError if it is damaged.
     """
     path = Path(path)
     if _layout(path) != "original":
-        raise UserError(f"{path}: expected the original layout (`;` between columns)")
+        _read(path)
+        raise OtherData(f"{path}: expected the original layout (`;` between columns)")
     images, labels = _read(path)[None]
     odd = odd_counts(labels, split, expected_counts)
     if odd:
-        raise UserError(f"{path}: {odd[0]}; the file is incomplete or another one")
+        raise OtherData(f"{path}: {odd[0]}; the file is incomplete or another one")
+    if fer2013 and _order(fer2013[split], images, labels) is None:
+        raise OtherData(
+            f"{path}: expected the {split} split of FER2013, found other pixels or labels; with "
+            '"fer2013_sha256": null in Data_Settings.json other data are welcome'
+        )
     return images, labels
+
+
+def longest_csv(counts):
+    """Return how many bytes a CSV of these images per class can have, generously."""
+    return LONGEST_LINE + sum(counts) * (6 * PIXELS + 64)
+
+
+def describe(splits, data):
+    """Return what loaded `splits` ({split: (images, labels)}, whole ones) are, in words.
+
+    data: the data settings. "FER2013, unchanged"; "FER2013 in another order"; "drawn sample"; or
+    "other data" with the splits that differ and their numbers of rows. Digests tell that rows
+    differ, not how many.
+    """
+    if data["source"] == "sample":
+        drawn = draw(data)
+        same = [split for split in splits if _equal(splits[split], drawn[split])]
+        name = "drawn sample"
+    elif data["fer2013_sha256"] is None:
+        return "other data than FER2013 (fer2013_sha256 is null)"
+    else:
+        digests = data["fer2013_sha256"]
+        orders = {split: _order(digests[split], *splits[split]) for split in splits}
+        same = [split for split in splits if orders[split]]
+        moved = "in any order" in {orders[split] for split in same}
+        name = "FER2013 in another order" if moved else "FER2013, unchanged"
+    others = [
+        f"{split} ({len(splits[split][1])} rows, expected {sum(data['class_counts'][split])})"
+        for split in splits
+        if split not in same
+    ]
+    return "other data: " + ", ".join(others) if others else name
+
+
+def draw(data):
+    """Return {split: (images, labels)} of the drawn sample; every split has a seed of its own."""
+    seed, counts = data["sample_seed"], data["class_counts"]
+    return {
+        split: sample.draw(seed * len(SPLITS) + i, counts[split]) for i, split in enumerate(SPLITS)
+    }
+
+
+def _order(digests, images, labels):
+    """Return "in order" or "in any order" as a split's SHA-256 digests are met, else None.
+
+    in_order: of all pixels and then all labels. any_order: of the rows' own digests (label, then
+    pixels), sorted.
+    """
+    digest = hashlib.sha256(np.ascontiguousarray(images))
+    digest.update(np.ascontiguousarray(labels))
+    if digest.hexdigest() == digests["in_order"]:
+        return "in order"
+    rows = sorted(
+        hashlib.sha256(bytes([label]) + image.tobytes()).digest()
+        for image, label in zip(images, labels.tolist())
+    )
+    if hashlib.sha256(b"".join(rows)).hexdigest() == digests["any_order"]:
+        return "in any order"
+    return None
+
+
+def _equal(some, others):
+    return all(np.array_equal(a, b) for a, b in zip(some, others))
 
 
 def one_hot(labels):
@@ -93,13 +173,20 @@ def odd_counts(labels, split, expected_counts):
     ]
 
 
-def store(data_folder, splits):
+def store(data_folder, splits, force=False):
     """Write `splits` ({split: (images, labels)}) to a folder, unless the same is there already.
 
-    All files are complete before the first one takes its name. Returns whether it wrote.
+    All files are complete before the first one takes its name. Returns whether it wrote. Raises
+    OtherData, with nothing written, if a CSV of other rows is there, unless `force`.
     """
-    if all(_holds(data_folder, split, *arrays) for split, arrays in splits.items()):
+    there = {split: _there(csv_path(data_folder, split)) for split in splits}
+    other = [s for s in splits if None not in there[s] or not _equal(there[s][None], splits[s])]
+    if not other:
         return False
+    for split in other:
+        if there[split] and not force:
+            found = sum(len(labels) for _, labels in there[split].values())
+            raise OtherData(f"{csv_path(data_folder, split)}: found {found} other rows; {KEPT}")
     write_csvs({csv_path(data_folder, s): (*arrays, USAGES[s]) for s, arrays in splits.items()})
     return True
 
@@ -125,14 +212,15 @@ def write_csvs(files):
         raise UserError(f"{error.filename}: could not be written: {error}") from None
 
 
-def import_from(path, data_folder, expected_counts):
+def import_from(path, data_folder, expected_counts, force=False):
     """Import FER2013 from a user's own files into the three CSVs of `data_folder`.
 
     `path`: a CSV in Kaggle's layout, the folder with the three CSVs of the original layout, one of
     those three, or a folder with Kaggle's CSV. The official splits and the order of rows are kept.
     Counts other than `expected_counts` ({split: images per class}) are printed, not refused, since
     the data are the user's own. Returns whether files were written (they may be there already).
-    Raises UserError, with nothing written, if a row is damaged or a split is missing.
+    Raises UserError, with nothing written, if a row is damaged, a split is missing, or other rows
+    than these are there and `force` is not given.
     """
     path = _source(Path(path))
     if path.is_dir():
@@ -145,7 +233,7 @@ def import_from(path, data_folder, expected_counts):
     for split in SPLITS:
         for line in odd_counts(splits[split][1], split, expected_counts[split]):
             print(f"Odd count in {path}: {line}", flush=True)
-    return store(data_folder, splits)
+    return store(data_folder, splits, force)
 
 
 def _source(path):
@@ -170,7 +258,8 @@ def _header(path):
         with open(path, "rb") as file:
             return file.readline(LONGEST_LINE)
     except OSError as error:
-        raise UserError(f"{path}: could not be read: {error.strerror}") from None
+        # Nobody knows what it holds: not damaged, as far as replacing it goes.
+        raise OtherData(f"{path}: could not be read: {error.strerror}") from None
 
 
 def _columns(header, separator):
@@ -273,10 +362,11 @@ def _parse_pixels(text, separator):
     raise ValueError(f"expected {PIXELS} pixels, found {len(values)}; the row is damaged")
 
 
-def _holds(data_folder, split, images, labels):
-    """Return whether a split's CSV is there, valid, and has just these rows."""
+def _there(path):
+    """Return what `_read` does of a file; {} if there is none or it is damaged."""
     try:
-        there = load(data_folder, split)
+        return _read(path) if path.exists() else {}
+    except OtherData:
+        raise
     except UserError:
-        return False
-    return np.array_equal(there[0], images) and np.array_equal(there[1], labels)
+        return {}

@@ -1,14 +1,19 @@
 """Downloads that end with a verified file under its name, or with none.
 
 A file arrives in `<name>.part`; `<name>.part.json` beside it remembers whose part it is, so that a
-broken transfer goes on where it stopped, and only if the server still has the same file.
+broken transfer goes on where it stopped, and only if the server still has the same file. Size and
+time are bounded: a server may send without end, or a byte a minute.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
+import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,31 +27,54 @@ TIMEOUT = (10, 60)  # seconds to connect, seconds of silence
 RETRIES = 5  # failures in a row that brought nothing new
 PAUSE = 1.0  # seconds before the first retry; doubles each time
 CHUNK = 1 << 16
+LARGEST = 1 << 28  # bytes; the ImageNet file has 85 MB
+SLOWEST = 10_000  # bytes a second: what is slower, over all of the largest file, is given up
+LEAST_PATIENCE = 60  # seconds, for the smallest file
+LONGEST_NOTE = 1 << 16  # bytes of a `.part.json`
+
+
+CORRECT = "Correct the address in Data_Settings.json"
 
 
 class Interrupted(Exception):
     """A transfer failed in a way that may pass."""
 
 
-def fetch(url, path, md5=None, check=None, hint=""):
+class Failed(UserError):
+    """A transfer failed in a way that `advice` fits better than trying again later."""
+
+    def __init__(self, reason, advice):
+        super().__init__(reason)
+        self.advice = advice
+
+
+def fetch(url, path, md5=None, check=None, hint="", largest=LARGEST):
     """Fetch `url` to `path`, replacing what is there only once the new file is complete and right.
 
     Verified: the length the server announces, `md5` (hex digest), and `check(part_path)`, which
     raises UserError if it doesn't like the file. Time-outs, broken connections and 5xx answers are
-    retried with growing pauses; a part file is resumed.
+    retried with growing pauses; a part file is resumed. It is given up beyond `largest` bytes,
+    and beyond the time that these take at SLOWEST.
     Raises UserError with the address, the reason, and what to do by hand (`hint` adds to it).
     """
     path = Path(path)
     part = path.with_name(path.name + ".part")
     failures, furthest = 0, 0
+    patience = LEAST_PATIENCE + largest / SLOWEST
+    deadline = time.monotonic() + patience
     try:
         while True:
             try:
-                resumed = _transfer(url, part)
+                resumed = _transfer(url, part, largest, deadline)
                 _verify(part, md5, check, resumed)
                 break
             except Interrupted as error:
                 reason = error
+            if time.monotonic() >= deadline:
+                raise Failed(
+                    f"it took longer than {patience / 60:.0f} minutes",
+                    "Run the command again, which goes on where it stopped",
+                )
             arrived = _size(part)
             failures = 1 if arrived > furthest else failures + 1
             furthest = max(furthest, arrived)
@@ -59,12 +87,22 @@ def fetch(url, path, md5=None, check=None, hint=""):
             time.sleep(pause)
         os.replace(part, path)
         _discard(part)
-    except (UserError, OSError) as error:
+    except UserError as error:
         if not _size(part):
             _discard(part)
+        advice = getattr(error, "advice", "Try again later")
         raise UserError(
-            f"{path}: could not be fetched from {url}: {error}. Try again later, or fetch it with "
+            f"{path}: could not be fetched from {url}: {error}. {advice}, or fetch it with "
             f"a browser and save it as {path}{hint}"
+        ) from None
+    except OSError as error:  # no fault of the server's: a browser would fare no better
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = (
+            "free some space" if full else "permit it, or choose another folder in the settings"
+        )
+        raise UserError(
+            f"{error.filename or part}: could not be written: {error.strerror}; {advice}, and run "
+            "the command again, which goes on where it stopped"
         ) from None
 
 
@@ -77,7 +115,14 @@ def file_md5(path):
     return digest.hexdigest()
 
 
-def _transfer(url, part):
+def secure(url):
+    """Return whether an address is encrypted (https), or of this machine."""
+    parts = urlsplit(url)
+    own = re.fullmatch(r"localhost|127(\.\d{1,3}){3}|::1", parts.hostname or "")
+    return parts.scheme == "https" or bool(parts.scheme == "http" and own)
+
+
+def _transfer(url, part, largest, deadline):
     """Bring `part` to its full length; return whether bytes of an earlier transfer are in it.
 
     Raises Interrupted if trying again may help, else UserError.
@@ -91,15 +136,27 @@ def _transfer(url, part):
             headers["If-Range"] = origin["validator"]
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            for answer in (*response.history, response):
+                if not secure(answer.url):
+                    raise Failed(f"the server leads to {answer.url}, not https", CORRECT)
             start, total = _span(response, part, offset, origin)
+            if (total or 0) > largest:
+                raise _too_large(f"the server announces {total} bytes", largest)
             if start == 0:
                 _remember(part, url, response, total)
             if start != total:
-                _receive(response, part, start, total)
+                _receive(response, part, start, total, largest, deadline)
     except (requests.RequestException, ValueError) as error:
         if isinstance(error, ValueError):  # an address that can never work
             raise UserError(str(error)) from None
         host, kind = urlsplit(url).netloc, type(error).__name__
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            reason = re.search(r"verify failed: ([^()]*)", str(error))
+            raise Failed(
+                f"the certificate of {host} is not valid here"
+                + (f": {reason.group(1).strip()}" if reason else ""),
+                "Set this machine's clock, or name your proxy's certificates in REQUESTS_CA_BUNDLE",
+            ) from None
         raise Interrupted(f"the connection to {host} failed ({kind})") from None
     arrived = _size(part)
     if total is not None and arrived < total:
@@ -132,15 +189,41 @@ def _span(response, part, offset, origin):
     if status >= 500 or status in (408, 429):
         raise Interrupted(f"the server answers {reason}")
     if status != 200:
-        raise UserError(f"the server answers {reason}")
+        raise Failed(f"the server answers {reason}", CORRECT)
     if response.headers.get("Content-Type", "").startswith("text/html"):
         raise UserError("the server sent a web page instead of the file")
     encoded = response.headers.get("Content-Encoding", "identity") != "identity"
-    length = response.headers.get("Content-Length")
-    return 0, int(length) if length and not encoded else None
+    length = response.headers.get("Content-Length", "")
+    return 0, int(length) if length.isdigit() and not encoded else None
 
 
-def _receive(response, part, start, total):
+def _too_large(found, largest):
+    return Failed(f"{found}, the file can have {largest} bytes", CORRECT)
+
+
+@contextlib.contextmanager
+def _cut(response, deadline):
+    """Cut the connection at `deadline`, even in the midst of waiting for its next byte."""
+    if response.raw.closed:  # it has brought everything already
+        yield
+        return
+    line = socket.fromfd(response.raw.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+
+    def cut():
+        with contextlib.suppress(OSError):  # it is closed already
+            line.shutdown(socket.SHUT_RDWR)
+
+    alarm = threading.Timer(max(0, deadline - time.monotonic()), cut)
+    alarm.daemon = True
+    alarm.start()
+    try:
+        yield
+    finally:
+        alarm.cancel()
+        line.close()
+
+
+def _receive(response, part, start, total, largest, deadline):
     """Write an answer's bytes to `part` from `start` on, with a progress bar."""
     bar = tqdm(
         desc=part.name[: -len(".part")],
@@ -150,12 +233,17 @@ def _receive(response, part, start, total):
         unit_scale=True,
         unit_divisor=1024,
     )
-    with open(part, "ab" if start else "wb") as file, bar:
+    with _cut(response, deadline), open(part, "ab" if start else "wb") as file, bar:
         for chunk in response.iter_content(CHUNK):
             if file.tell() == 0 and re.match(rb"\s*<(!doctype )?html", chunk, re.IGNORECASE):
                 raise UserError("the server sent a web page instead of the file")
+            if file.tell() + len(chunk) > largest:  # decoded, if it was sent packed
+                _discard(part)
+                raise _too_large("the server sends more", largest)
             file.write(chunk)
             bar.update(len(chunk))
+    if total is None and time.monotonic() >= deadline:  # the end is then that of our patience
+        raise Interrupted("the connection was cut")
 
 
 def _verify(part, md5, check, resumed):
@@ -185,10 +273,13 @@ def _note(part):
 def _origin(part, url):
     """Return what is remembered of the part file, or None if it isn't a part of `url`."""
     try:
-        origin = json.loads(_note(part).read_text())
-        return origin if origin["url"] == url and {"validator", "total"} <= set(origin) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        with open(_note(part), encoding="utf-8") as file:
+            origin = json.loads(file.read(LONGEST_NOTE))
+        validator, total = origin["validator"], origin["total"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    sound = isinstance(validator, (str, type(None))) and type(total) in (int, type(None))
+    return origin if sound and origin["url"] == url else None
 
 
 def _remember(part, url, response, total):

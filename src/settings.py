@@ -4,6 +4,9 @@
 objects merge key by key, lists are replaced whole. `settings_schema.json` says which keys, types
 and ranges are allowed; the checks that need more than one value are in `_check`. Whatever is
 wrong becomes a one-line `UserError` naming file, key, what was found and what is allowed.
+
+Settings may come from others, so they decide what the scripts compute, never what they run: files
+get fixed names (settings_schema.json), and no folder lies among the program's files (`_check`).
 """
 
 import copy
@@ -27,6 +30,18 @@ FILES = {
     "evaluation": "Evaluation_Settings.json",
     "runtime": "Runtime_Settings.json",
 }
+FOLDERS = (
+    "data_folder",
+    "images_folder",
+    "models_folder",
+    "downloaded_models_folder",
+    "results_folder",
+)
+PROGRAM = DEFAULTS.parent
+PROGRAM_FOLDERS = ("src", "tests", "benchmarks", "settings", "__pycache__")
+LARGEST = 1 << 20  # bytes of a settings file; ours have up to 3 kB
+DEEPEST = 20  # brackets within brackets; ours have up to 5
+TOO_DEEP = f"found more than {DEEPEST} brackets within each other, allowed: fewer"
 KNOWN_RESULTS = "Known_Results.json"  # what check_rep gave elsewhere: a table, not a setting
 NO_AUGMENTATION = {
     "rotation_range": 0,
@@ -116,12 +131,16 @@ def load(folder="Settings"):
     Raises UserError for anything that is not exactly as it must be.
     """
     folder = Path(folder)
-    if folder == Path("Settings") and not folder.exists():
+    if folder == Path("Settings") and not os.path.exists(str(folder)):
         folder = DEFAULTS
     files = {KNOWN_RESULTS: [], **_read(DEFAULTS)}
     _validate(files, DEFAULTS)
-    if folder.resolve() != DEFAULTS:
-        files = _merge(files, _read(folder))
+    own = _read(folder)
+    if os.path.realpath(str(folder)) != str(DEFAULTS):
+        data = own.get(FILES["data"])
+        if isinstance(data, dict) and "class_counts" in data:  # of other data than FER2013
+            data.setdefault("fer2013_sha256", None)
+        files = _merge(files, own)
         _validate(files, folder)
     values = {name: files[file] for name, file in FILES.items()}
     settings = Settings(values, folder, files[KNOWN_RESULTS])
@@ -143,24 +162,94 @@ def resolutions(size):
 
 
 def _read(folder):
-    """Return {file name: content} of a folder's JSON files."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: found no such folder, expected one with settings (*.json)")
-    return {path.name: _parse(path) for path in sorted(folder.glob("*.json"))}
+    """Return {file name: content} of a folder's JSON files, of which there must be one."""
+    try:
+        names = sorted(os.listdir(str(folder)))
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder}: found no such folder, expected one with settings (*.json){_meant(folder)}"
+        ) from None
+    except NotADirectoryError:
+        raise UserError(f"{folder}: found a file, expected the folder that it is in") from None
+    except (OSError, ValueError) as error:  # not permitted, or a name that no folder can have
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{_short(str(folder))}: could not be read: {reason}") from None
+    for name in names:
+        if _looks_like_settings(name):
+            raise UserError(
+                f"{folder / name}: found a name that is not read, expected one of "
+                f"{', '.join(_SCHEMA['properties'])}; rename it or take it away"
+            )
+    found = {name: _parse(folder / name) for name in names if name.endswith(".json")}
+    if not found:
+        raise UserError(
+            f"{folder}: found no settings file, expected at least one of "
+            f"{', '.join(_SCHEMA['properties'])}{_meant(folder)}"
+        )
+    return found
+
+
+def _looks_like_settings(name):
+    """Return whether someone may take a file for settings that is none by its name."""
+    hidden, lower = name.startswith("."), name.lower()
+    return lower.endswith((".json", ".json.txt")) and (hidden or not name.endswith(".json"))
+
+
+def _meant(folder):
+    """Return a question that names the repository's settings folder of that name, if any."""
+    ours = {path.name.lower(): path for path in DEFAULTS.iterdir() if path.is_dir()}
+    path = ours.get(Path(os.path.abspath(str(folder))).name.lower())
+    if not path:
+        return ""
+    near = os.path.relpath(str(path))
+    return f"; did you mean {path if near.startswith(os.pardir) else near}?"
 
 
 def _parse(path):
     """Return the content of a JSON file; stricter than `json`: no NaN, no repeated keys."""
     try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows editors like to write the mark
-        return json.loads(
-            text, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_unique
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("found something else than a file")
+        with open(path, "rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ValueError(f"found more than {LARGEST} bytes, allowed: settings are small")
+        parsed = json.loads(
+            content.decode("utf-8-sig"),  # Windows editors like to write the mark
+            parse_int=_whole,
+            parse_float=_finite,
+            parse_constant=_finite,
+            object_pairs_hook=_unique,
         )
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"{path}: {where}: found invalid JSON: {error.msg}") from None
-    except (OSError, ValueError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: found {error.reason}, expected text in UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: could not be read: {error.strerror}") from None
+    except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path}: {TOO_DEEP}") from None
+    if not _shallow(parsed):
+        raise UserError(f"{path}: {TOO_DEEP}")
+    return parsed
+
+
+def _shallow(content):
+    """Return whether lists and objects lie within each other no deeper than DEEPEST."""
+    level = [content]
+    for _ in range(DEEPEST + 1):
+        level = [part for part in level if isinstance(part, (dict, list))]
+        level = [v for part in level for v in (part.values() if isinstance(part, dict) else part)]
+    return not level
+
+
+def _whole(text):
+    if len(text) > 18:  # what 64 bits hold; thousands of digits take long to read
+        raise ValueError(f"found {text[:20]}..., allowed: whole numbers of at most 18 digits")
+    return int(text)
 
 
 def _finite(text):
@@ -201,8 +290,15 @@ def _validate(files, folder):
 
 
 def _check(settings):
-    """Raise UserError for values that are impossible together."""
-    folder, size = settings.folder, settings.size
+    """Raise UserError for impossible paths, and values that are impossible together."""
+    folder, size, data = settings.folder, settings.size, settings.data
+    for key in (*FOLDERS, "backbone_weights"):
+        try:
+            data[key] = _usable(data[key])
+            if key in FOLDERS and _holds_the_program(data[key]):
+                raise ValueError("folders that hold nothing of this program")
+        except ValueError as error:
+            raise _error(folder, [FILES["data"], key], _short(data[key]), error) from None
     for i, side in enumerate(resolutions(size)):
         heads = settings.lhc["num_heads"][i]
         if side**2 % heads:
@@ -218,9 +314,42 @@ def _check(settings):
         raise _error(folder, [FILES["runtime"], "precision"], _short(precision), allowed)
 
 
+def _usable(path):
+    """Return the path (text) with its `~` expanded; raise ValueError if no file can have it."""
+    if not path.isprintable():  # NUL, line ends, lone surrogates
+        raise ValueError("paths of characters that can be printed")
+    if path.startswith("~"):
+        try:
+            path = str(Path(path).expanduser())
+        except RuntimeError:
+            raise ValueError(
+                "`~` or `~name` for the home folder of a user of this machine"
+            ) from None
+    if any(len(os.fsencode(part)) > 200 for part in Path(path).parts):
+        raise ValueError("names of at most 200 bytes between the slashes")
+    return path
+
+
+def _holds_the_program(folder):
+    """Return whether what is written to a folder would come to lie among the program's files.
+
+    So it is in the repository itself, the folders above it, those of its parts and hidden ones
+    (.git, .venv); any other folder within it, such as Data, is free.
+    """
+    folder, program = (Path(os.path.realpath(str(path))) for path in (folder, PROGRAM))
+    # Some file systems take SRC for src.
+    folder, program = ([part.lower() for part in path.parts] for path in (folder, program))
+    if folder[: len(program)] != program:
+        return program[: len(folder)] == folder
+    first = folder[len(program) :][:1]
+    return not first or first[0] in PROGRAM_FOLDERS or first[0].startswith(".")
+
+
 def _error(folder, keys, found, allowed):
     file, *keys = keys
-    name = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
+    shown = [key if isinstance(key, int) or key.isprintable() else json.dumps(key) for key in keys]
+    name = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in shown)
+    name = name.lstrip(".")[:200]
     where = f"{folder / file}: {name}" if name else folder / file
     return UserError(f"{where}: found {found}, allowed: {allowed}")
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src import backend, pixels
+from src import backend, checkpoints, pixels
+from src.crc32c import crc32c, masked
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -120,3 +121,54 @@ def settings_folder():
         return folder
 
     return write
+
+
+def varint(number):
+    """Return a whole number as protocol buffers and checkpoint tables hold it."""
+    parts = []
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*parts, number])
+
+
+def table_block(pairs):
+    """Return a block of {key: value} of a checkpoint's index, with type byte and checksum."""
+    entries = b"".join(
+        varint(0) + varint(len(key)) + varint(len(value)) + key + value for key, value in pairs
+    )
+    block = entries + bytes([0, 0, 0, 0, 1, 0, 0, 0, 0])
+    return block + masked(crc32c(block)).to_bytes(4, "little")
+
+
+@pytest.fixture(scope="session")
+def make_index():
+    """A function that returns a checkpoint's index (bytes) of {key (bytes): value (bytes)}."""
+
+    def make(pairs):
+        block = table_block(pairs.items())
+        listing = table_block([(b"z", varint(0) + varint(len(block) - 5))])
+        footer = bytes(2) + varint(len(block)) + varint(len(listing) - 5)
+        return block + listing + footer.ljust(40, b"\0") + checkpoints.TABLE_MAGIC
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(make_index):
+    """A function that returns (index, data), both bytes, of float32 arrays {key (text): array}."""
+
+    def make(arrays):
+        pairs, data = {b"": bytes([8, 1, 0x1A, 2, 8, 1])}, b""
+        for key, array in sorted(arrays.items()):
+            content = np.asarray(array, "<f4").tobytes()
+            sizes = [bytes([8]) + varint(side) for side in np.shape(array)]
+            shape = b"".join(bytes([0x12, len(size)]) + size for size in sizes)
+            places = b"\x20" + varint(len(data)) + b"\x28" + varint(len(content))
+            crc = b"\x35" + masked(crc32c(content)).to_bytes(4, "little")
+            entry = b"\x08\x01\x12" + varint(len(shape)) + shape + places + crc
+            pairs[key.encode()] = entry
+            data += content
+        return make_index(pairs), data
+
+    return make

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import check_rep
-from src import replicability, runtime, settings
+from src import dataset, replicability, runtime, settings
 from src.errors import UserError
 
 PAPER = np.float32(1.081964015960693359375)
@@ -31,6 +31,8 @@ def moved(value, steps):
 @pytest.fixture
 def check(monkeypatch, capsys, tmp_path):
     """A function that runs check_rep.py on scripted values; returns (exit code, printed lines)."""
+
+    (tmp_path / "Runtime_Settings.json").write_text("{}")
 
     def run(values, options=(), machine=MACHINE, **files):
         for name, content in files.items():
@@ -104,6 +106,7 @@ def test_a_failed_training_is_code_3(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(runtime, "prepare", lambda settings: None)
     monkeypatch.setattr(replicability, "measure", fails)
+    (tmp_path / "Runtime_Settings.json").write_text("{}")
     assert check_rep.main(["--settings", str(tmp_path)]) == 3
     assert "data_train.csv" in capsys.readouterr().err
 
@@ -161,6 +164,22 @@ def test_settings_that_differ_are_listed(check):
         "setting check_rep stage 1 batch_size: 16 here, 48 there",
         "setting max_train_images: 700 here, None there",
         "setting target_size: 48 here, 224 there",
+    ]
+
+
+def test_data_that_differ_are_listed(check, tmp_path):
+    """Rows taken out are no setting; the machine is not to blame for them."""
+    counts = dict.fromkeys(("train", "val", "test"), [1] * 7)
+    entry = {"name": "drawn", "value": float(PAPER), "expected": True, "settings": str(tmp_path)}
+    data = {"source": "sample", "data_folder": str(tmp_path / "Data"), "class_counts": counts}
+    splits = dataset.draw({**data, "sample_seed": 1})
+    dataset.store(tmp_path / "Data", splits)
+    files = {"Data_Settings": data, "Known_Results": [entry]}
+    assert changes(check([moved(PAPER, 1)], **files)[1]) == []
+    images, labels = splits["train"]
+    dataset.store(tmp_path / "Data", {"train": (images[1:], labels[1:])}, force=True)
+    assert changes(check([moved(PAPER, 1)], **files)[1]) == [
+        "data: other data: train (6 rows, expected 7) here, drawn sample there"
     ]
 
 

@@ -1,5 +1,7 @@
 """The CSV files: the original's layout byte for byte, both of Kaggle's, every kind of damage."""
 
+import hashlib
+import importlib.util
 import os
 from pathlib import Path
 
@@ -7,13 +9,16 @@ import numpy as np
 import pytest
 
 import Download_Data
-from src import files
+from src import files, settings
 from src.dataset import (
     PIXELS,
     SPLITS,
     USAGES,
+    OtherData,
     class_shares,
     csv_path,
+    describe,
+    draw,
     import_from,
     load,
     odd_counts,
@@ -138,11 +143,74 @@ def test_other_rows_replace_what_is_there(tmp_path, splits):
     store(tmp_path, splits)
     images, labels = splits["val"]
     changed = {**splits, "val": (images[::-1], labels[::-1])}
-    assert store(tmp_path, changed)
+    with pytest.raises(OtherData, match="data_val.csv: found 7 other rows.*--force replaces it"):
+        store(tmp_path, changed)
+    assert_holds(tmp_path, splits)
+    assert store(tmp_path, changed, force=True)
     assert_holds(tmp_path, changed)
     csv_path(tmp_path, "test").write_bytes(b"broken")
     assert store(tmp_path, changed)
     assert_holds(tmp_path, changed)
+    write_kaggle(csv_path(tmp_path, "val"), kaggle_rows(splits))
+    with pytest.raises(OtherData, match="data_val.csv: found 22 other rows"):
+        store(tmp_path, changed)
+
+
+def digests(splits):
+    """Return "fer2013_sha256" of the settings if `splits` were FER2013."""
+    sha256 = hashlib.sha256
+    made = {}
+    for split, (images, labels) in splits.items():
+        rows = [sha256(bytes([k]) + i.tobytes()).digest() for i, k in zip(images, labels.tolist())]
+        made[split] = {
+            "in_order": sha256(images.tobytes() + labels.tobytes()).hexdigest(),
+            "any_order": sha256(b"".join(sorted(rows))).hexdigest(),
+        }
+    return made
+
+
+def test_what_the_data_are_is_told(splits):
+    data = {"source": "download", "class_counts": COUNTS, "fer2013_sha256": digests(splits)}
+    assert describe(splits, data) == "FER2013, unchanged"
+    images, labels = splits["val"]
+    turned = {**splits, "val": (images[::-1], labels[::-1])}
+    assert describe(turned, data) == "FER2013 in another order"
+    swapped = {**splits, "val": (images, labels[::-1])}
+    assert describe(swapped, data) == "other data: val (7 rows, expected 7)"
+    cleaned = {split: (images[1:], labels[1:]) for split, (images, labels) in splits.items()}
+    del cleaned["test"]
+    found = describe(cleaned, data)
+    assert found == "other data: train (7 rows, expected 8), val (6 rows, expected 7)"
+    assert "fer2013_sha256 is null" in describe(splits, {**data, "fer2013_sha256": None})
+    drawn = {"source": "sample", "sample_seed": 1, "class_counts": COUNTS}
+    assert describe(draw(drawn), drawn) == "drawn sample"
+    assert describe(splits, drawn).startswith("other data: train (8 rows, expected 8)")
+
+
+def test_the_real_data_are_recognised(shared):
+    """In the order of Kaggle's file, as its MD5 proves (see unpack.py there)."""
+    if not (shared / "fer2013" / "unpack.py").is_file():
+        pytest.skip("needs ../shared/fer2013")
+    spec = importlib.util.spec_from_file_location("unpack", shared / "fer2013" / "unpack.py")
+    unpack = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(unpack)
+    pixels, labels, usages = unpack.load()
+    real = {split: (pixels[usages == i], labels[usages == i]) for i, split in enumerate(SPLITS)}
+    data = settings.load(settings.DEFAULTS).data
+    assert describe(real, data) == "FER2013, unchanged"
+    turned = {split: (images[::-1], labels[::-1]) for split, (images, labels) in real.items()}
+    assert describe(turned, data) == "FER2013 in another order"
+
+
+def test_a_file_of_other_content_is_not_the_one_expected(tmp_path, splits):
+    store(tmp_path, splits)
+    path = csv_path(tmp_path, "val")
+    verify(path, "val", COUNTS["val"], digests(splits))
+    images = splits["val"][0].copy()
+    images[0, 0, 0] ^= 1
+    store(tmp_path, {"val": (images, splits["val"][1])}, force=True)
+    with pytest.raises(OtherData, match="data_val.csv: expected the val split of FER2013"):
+        verify(path, "val", COUNTS["val"], digests(splits))
 
 
 def test_odd_counts_are_reported_not_refused(tmp_path, splits, capsys):
@@ -239,6 +307,16 @@ def test_missing_sources(tmp_path, splits):
     assert not (tmp_path / "b").exists()
 
 
+def test_what_cannot_be_read_is_not_replaced(tmp_path, splits):
+    csv_path(tmp_path, "val").mkdir()
+    for force in (False, True):
+        with pytest.raises(OtherData, match="data_val.csv: could not be read"):
+            store(tmp_path, splits, force)
+    with pytest.raises(OtherData, match="data_val.csv: could not be read"):
+        verify(csv_path(tmp_path, "val"), "val", COUNTS["val"])
+    assert [path.name for path in tmp_path.iterdir()] == ["data_val.csv"]
+
+
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, splits, monkeypatch):
     store(tmp_path, splits)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
@@ -247,7 +325,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, splits, monkeypatch)
     blocked.mkdir()  # can't be opened as a file
     images, labels = splits["train"]
     with pytest.raises(UserError, match=f"{blocked.name}: could not be written"):
-        store(tmp_path, {**splits, "train": (images[::-1], labels)})
+        store(tmp_path, {**splits, "train": (images[::-1], labels)}, force=True)
     blocked.rmdir()
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
@@ -260,7 +338,8 @@ def test_the_script_draws_the_sample_and_imports(tmp_path, splits, capsys, monke
         f'{{"source": "sample", "data_folder": "Drawn", "class_counts": {counts}}}'
     )
     assert Download_Data.main(["--settings", "mine"]) == 0
-    assert "train: 9 images" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "train: 9 images" in out and out.endswith("data: drawn sample\n")
     drawn = {split: load("Drawn", split) for split in SPLITS}
     assert np.bincount(drawn["train"][1]).tolist() == [2, 1, 1, 1, 1, 1, 2]
     val, test = (drawn[split][0][np.argsort(drawn[split][1])] for split in ("val", "test"))
@@ -269,8 +348,13 @@ def test_the_script_draws_the_sample_and_imports(tmp_path, splits, capsys, monke
     assert "already there: Drawn" in capsys.readouterr().out
 
     source = write_kaggle(tmp_path / "fer2013.csv", kaggle_rows(splits))
-    assert Download_Data.main(["--settings", "mine", "--from", str(source)]) == 0
+    arguments = ["--settings", "mine", "--from", str(source)]
+    assert Download_Data.main(arguments) == 2
+    assert "data_train.csv: found 9 other rows" in capsys.readouterr().err
+    assert_holds("Drawn", drawn)
+    assert Download_Data.main([*arguments, "--force"]) == 0
     out = capsys.readouterr().out
+    assert "data: other data: train (8 rows, expected 9)" in out
     assert "train, Anger: expected 2 images, found 1" in out and "train: 8 images" in out
     assert_holds("Drawn", splits)
     assert Download_Data.main(["--settings", "mine", "--from", "nowhere"]) == 2

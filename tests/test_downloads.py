@@ -1,5 +1,8 @@
 """Downloads against a server on this machine that misbehaves in every way we could think of."""
 
+import contextlib
+import errno
+import gzip
 import hashlib
 import http.server
 import json
@@ -7,6 +10,7 @@ import re
 import shutil
 import tarfile
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +19,7 @@ import pytest
 
 import Download_Data
 import Download_Models
-from src import checkpoints, downloads
+from src import downloads
 from src.checkpoints import check_checkpoint_file
 from src.dataset import SPLITS, csv_path, load, store
 from src.downloads import fetch, file_md5
@@ -39,6 +43,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if status >= 400:
             self.send_error(status)
             return
+        if status == 302:
+            self.send_response(status)
+            self.send_header("Location", behaviour["to"])
+            self.end_headers()
+            return
         start, tag = 0, behaviour.get("etag", '"one"')
         fits = self.headers.get("If-Range") in (None, tag)
         if asked and fits and not behaviour.get("no_range"):
@@ -55,10 +64,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if tag:
             self.send_header("ETag", tag)
         self.send_header("Content-Type", behaviour.get("type", "application/binary"))
+        if behaviour.get("packed"):
+            self.send_header("Content-Encoding", "gzip")
         if not behaviour.get("no_length"):
-            self.send_header("Content-Length", str(len(body) - start))
+            length = behaviour.get("length", len(body) - start)
+            self.send_header("Content-Length", str(length))
         self.end_headers()
         self.wfile.write(body[start : start + behaviour.get("break_after", len(body))])
+        with contextlib.suppress(OSError):  # the other side has had enough
+            while behaviour.get("then"):
+                self.wfile.write(behaviour["then"])
+                self.wfile.flush()
+                time.sleep(behaviour.get("pause", 0))
 
     def log_message(self, *args):
         pass
@@ -228,6 +245,89 @@ def test_failures_say_why_and_what_to_do(server, target, script, options, reques
     assert len(server.requests) == requests
 
 
+@pytest.mark.parametrize(
+    "behaviour, reason",
+    [
+        ({"no_length": True, "then": b"more" * 9999}, "sends more, the file can have 400000"),
+        ({"length": 10**15}, "announces 1000000000000000 bytes, the file can have 400000"),
+        ({"body": gzip.compress(bytes(10**7)), "packed": True}, "sends more, the file can"),
+    ],
+    ids=["endless", "announced", "packed"],
+)
+def test_more_than_the_file_can_have(server, target, behaviour, reason):
+    server.script = [behaviour]
+    with pytest.raises(UserError, match=f"{reason}.*Correct the address"):
+        fetch(server.address + "/file", target, largest=400_000)
+    assert not list(target.parent.glob("*")) and len(server.requests) == 1
+
+
+@pytest.mark.parametrize("length", [{}, {"no_length": True}], ids=["told", "not told"])
+def test_a_byte_now_and_then_is_given_up(server, target, monkeypatch, length):
+    monkeypatch.setattr(downloads, "SLOWEST", 1e9)
+    monkeypatch.setattr(downloads, "LEAST_PATIENCE", 0.5)
+    server.script = [{"break_after": 9, "then": b"x", "pause": 0.05, **length}]
+    start = time.monotonic()
+    with pytest.raises(UserError, match="took longer than .*Run the command again"):
+        fetch(server.address + "/file", target)
+    assert time.monotonic() - start < 4
+    assert "file.bin" not in names(target.parent)
+
+
+def test_packed_answers_are_unpacked(server, target):
+    server.script = [{"body": gzip.compress(BODY), "packed": True}]
+    fetch(server.address + "/file", target, md5=MD5)
+    assert_fetched(target)
+
+
+def test_redirections_stay_encrypted_or_here(server, target):
+    server.script = [{"status": 302, "to": server.address + "/file"}]
+    fetch(server.address + "/moved", target, md5=MD5)
+    assert_fetched(target)
+    for url, expected in [("https://a/b", True), ("http://[::1]:5/", True), ("http://a/", False)]:
+        assert downloads.secure(url) == expected
+    answer = SimpleNamespace(url="http://a/", history=[], raw=None)
+    refused = contextlib.nullcontext(answer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(downloads.requests, "get", lambda *args, **options: refused)
+        with pytest.raises(UserError, match="leads to http://a/, not https"):
+            fetch("https://a/b", target)
+
+
+def test_a_certificate_is_not_asked_for_twice(target, monkeypatch):
+    asked = []
+
+    def get(*args, **options):
+        asked.append(args)
+        raise downloads.requests.exceptions.SSLError(
+            "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate has expired "
+            "(_ssl.c:1000)"
+        )
+
+    monkeypatch.setattr(downloads.requests, "get", get)
+    with pytest.raises(UserError, match="certificate of a is not valid here: certificate has exp"):
+        fetch("https://a/b", target)
+    assert len(asked) == 1
+
+
+def test_a_full_disk_is_no_matter_of_the_server(server, target, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device", str(target) + ".part")
+
+    monkeypatch.setattr(downloads, "_receive", full)
+    with pytest.raises(UserError, match="file.bin.part: could not be written: No space.*free some"):
+        fetch(server.address + "/file", target)
+
+
+@pytest.mark.parametrize("note", ["[" * 100_000, "7", '{"url": 1}', "\0"], ids=len)
+def test_notes_that_make_no_sense(server, target, note):
+    target.parent.mkdir()
+    target.with_name("file.bin.part").write_bytes(BODY[:100])
+    target.with_name("file.bin.part.json").write_text(note)
+    fetch(server.address + "/file", target, md5=MD5)
+    assert_fetched(target)
+    assert server.requests == [None]
+
+
 def test_check_is_asked_before_the_name_is_given(server, target):
     def check(part):
         assert part.read_bytes() == BODY and not target.exists()
@@ -281,8 +381,16 @@ def test_download_data(server, tmp_path, monkeypatch, capsys):
 
     whole = csv_path("Data", "val").read_bytes()
     csv_path("Data", "val").write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
-    assert Download_Data.main(arguments) == 0
+    cleaned = csv_path("Data", "val").read_bytes()
+    assert Download_Data.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "val, Neutral: expected 1 images, found 0" in error and "--force replaces it" in error
+    assert len(server.requests) == 3 and csv_path("Data", "val").read_bytes() == cleaned
+    assert Download_Data.main([*arguments, "--force"]) == 0
     assert len(server.requests) == 4 and csv_path("Data", "val").read_bytes() == whole
+    csv_path("Data", "val").write_bytes(whole[:-9])  # damaged
+    assert Download_Data.main(arguments) == 0
+    assert len(server.requests) == 5 and csv_path("Data", "val").read_bytes() == whole
     assert "fetching again" in capsys.readouterr().out
     np.testing.assert_array_equal(load("Data", "val")[0], splits["val"][0])
 
@@ -293,18 +401,17 @@ def test_download_data(server, tmp_path, monkeypatch, capsys):
     assert "expected 2306 columns" in error and "--from PATH" in error
     assert names(Path("Data")) == ["data_train.csv", "data_val.csv"]
 
-
-# The start of a checkpoint's index made by hand: one block with an empty header and a tensor of
-# 40 bytes at offset 60, the list of blocks, the footer.
-def make_index():
-    tensor = bytes([0x08, 1, 0x12, 2, 0x08, 7, 0x20, 60, 0x28, 40, 0x35, 0x80, 0x80, 0x80, 0x80])
-    restarts = bytes([0, 0, 0, 0, 1, 0, 0, 0])
-    block = b"\0\0\0" + b"\0\1" + bytes([len(tensor)]) + b"k" + tensor + restarts
-    handle = bytes([0, len(block)])
-    listing = b"\0\1" + bytes([len(handle)]) + b"k" + handle + restarts
-    trailer = bytes(5)
-    footer = bytes([0, 0, len(block) + 5, len(listing)]).ljust(40, b"\0")
-    return block + trailer + listing + trailer + footer + checkpoints.TABLE_MAGIC
+    server.files["/data_test.csv?dl=1"] = csv_path("origin", "test").read_bytes()
+    values = json.loads((tmp_path / "mine" / "Data_Settings.json").read_text())
+    digests = {"in_order": "0" * 64, "any_order": "0" * 64}
+    values["fer2013_sha256"] = dict.fromkeys(SPLITS, digests)
+    (tmp_path / "mine" / "Data_Settings.json").write_text(json.dumps(values))
+    csv_path("Data", "train").unlink()
+    csv_path("Data", "val").unlink()
+    assert Download_Data.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "expected the train split of FER2013" in error and "fer2013_sha256" in error
+    assert names(Path("Data")) == []
 
 
 def test_real_index_tells_the_size_of_the_data(tmp_path):
@@ -320,21 +427,23 @@ def test_real_index_tells_the_size_of_the_data(tmp_path):
         with open(data, "wb") as file:
             file.truncate(size)
         if size == 129687848:
-            check_checkpoint_file(data, data.name)
+            with pytest.raises(UserError, match="the checksum of .* does not match"):
+                check_checkpoint_file(data, data.name)
     with pytest.raises(UserError, match="expected 129687848 bytes, found 129687847"):
         check_checkpoint_file(data, data.name)
 
 
-def test_download_models(server, tmp_path, monkeypatch, capsys):
+def test_download_models(server, make_checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names_of = {"LHC_Net": "LHC_Net", "LHC_NetC": "LHC_Net_Controller"}
     models = {}
     server.files = {}
+    index, content = make_checkpoint({"k": np.arange(25)})
     for model, prefix in names_of.items():
         files = {
             "checkpoint": b'model_checkpoint_path: "%s"\n' % prefix.encode(),
-            f"{prefix}.data-00000-of-00001": bytes(range(100)),
-            f"{prefix}.index": make_index(),
+            f"{prefix}.data-00000-of-00001": content,
+            f"{prefix}.index": index,
         }
         models[model] = {name: f"{server.address}/{model}/{name}" for name in files}
         server.files.update({f"/{model}/{name}": body for name, body in files.items()})
@@ -353,13 +462,14 @@ def test_download_models(server, tmp_path, monkeypatch, capsys):
     for path, broken in [
         (data, bytes(99)),
         (data, b""),
-        (folder / "LHC_Net.index", make_index()[:-1]),
+        (data, content[:50] + bytes(50)),  # of the right length
+        (folder / "LHC_Net.index", index[:-1]),
         (folder / "checkpoint", b"x"),
     ]:
         path.write_bytes(broken)
         assert Download_Models.main(arguments) == 0
         assert path.read_bytes() == server.files[f"/LHC_Net/{path.name}"]
-    assert len(server.requests) == 4
+    assert len(server.requests) == 5
 
     shutil.rmtree(folder)
     server.files["/LHC_Net/LHC_Net.index"] = b"no index"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -177,7 +178,8 @@ def test_every_class_has_a_folder(tiny, tmp_path):
 def test_script(tmp_path, capsys):
     settings = tmp_path / "Settings"
     settings.mkdir()
-    data = {"data_folder": str(DATA / "tiny_data"), "images_folder": str(tmp_path / "images")}
+    shutil.copytree(str(DATA / "tiny_data"), str(tmp_path / "data"))
+    data = {"data_folder": str(tmp_path / "data"), "images_folder": str(tmp_path / "images")}
     (settings / "Data_Settings.json").write_text(json.dumps(data))
     assert ETL.main(["--settings", str(settings)]) == 0
     out = capsys.readouterr().out

@@ -1,4 +1,6 @@
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -7,7 +9,7 @@ import pytest
 
 from src import settings as module
 from src.errors import UserError
-from src.settings import DEFAULTS, Settings, load, resolutions
+from src.settings import DEFAULTS, FOLDERS, PROGRAM, Settings, load, resolutions
 
 
 def write(folder, **files):
@@ -119,6 +121,7 @@ def test_missing_folder(tmp_path):
 
 
 def test_defaults_must_be_complete(tmp_path, monkeypatch):
+    write(tmp_path, Runtime={})
     copy = tmp_path / "Settings"
     shutil.copytree(str(DEFAULTS), str(copy))
     monkeypatch.setattr(module, "DEFAULTS", copy)
@@ -189,11 +192,217 @@ def test_reduced_precision_needs_fast_numerics(tmp_path):
     assert load(tmp_path).runtime["precision"] == "bfloat16"
 
 
-def test_known_results_are_a_list_of_objects(tmp_path):
-    (tmp_path / "Known_Results.json").write_text('[{"value": 1.5}]')
-    assert load(tmp_path).known_results == [{"value": 1.5}]
-    (tmp_path / "Known_Results.json").write_text("[1]")
-    with pytest.raises(UserError, match=r"Known_Results.json: \[0\]: found 1, allowed: an object"):
+ENTRY = {"name": "here", "value": 1.5}
+
+
+@pytest.mark.parametrize(
+    "table, words",
+    [
+        ([1], ["[0]: found 1", "an object with at least"]),
+        ([{"value": 1.5}], ["[0].name: found nothing"]),
+        ([ENTRY, {"name": "there"}], ["[1].value: found nothing"]),
+        ([{**ENTRY, "value": "1.5"}], ["[0].value: found", "a number"]),
+        ([{**ENTRY, "value": 1e300}], ["[0].value: found 1e+300", "float32"]),
+        ([{**ENTRY, "expected": 1}], ["[0].expected: found 1", "true or false"]),
+        ([{**ENTRY, "cuda": 11}], ["[0].cuda: found 11", "a text"]),
+        ([{**ENTRY, "gpus": "A"}], ["[0].gpus: found", "a list of texts"]),
+        ([{**ENTRY, "gpus": [1]}], ["[0].gpus[0]: found 1", "a text"]),
+        ([{**ENTRY, "settings": 5}], ["[0].settings: found 5", "a settings folder"]),
+        ([{**ENTRY, "settings": "x" * 3000}], ["[0].settings: found", "a settings folder"]),
+    ],
+)
+def test_known_results_are_checked(tmp_path, table, words):
+    path = tmp_path / "Known_Results.json"
+    path.write_text(json.dumps([ENTRY]))
+    assert load(tmp_path).known_results == [ENTRY]
+    path.write_text(json.dumps(table))
+    with pytest.raises(UserError, match="Known_Results.json: ") as caught:
+        load(tmp_path)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"[" * 100_000, "brackets within each other"),
+        (b'{"a":' * 100_000, "brackets within each other"),
+        (b"[" * 21 + b"1" + b"]" * 21, "brackets within each other"),
+        (b"1" * 5000, "at most 18 digits"),
+        (b"-" + b"1" * 18, "at most 18 digits"),
+        (b"\xff\xfe{\x00", "expected text in UTF-8"),
+        (b" " * (1 << 21), "found more than 1048576 bytes"),
+    ],
+    ids=["lists", "objects", "a few too deep", "digits", "a few too many", "UTF-16", "large"],
+)
+@pytest.mark.parametrize("name", ["Runtime_Settings.json", "Known_Results.json"])
+def test_files_that_no_parser_should_see(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: .*{words}"):
+        load(tmp_path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(str(tmp_path / "Runtime_Settings.json"))
+    with pytest.raises(UserError, match="something else than a file"):
+        load(tmp_path)
+
+
+def test_a_folder_without_settings_is_no_settings_folder(tmp_path, monkeypatch):
+    """The Quickstart's output bears the name of its settings; it was taken for the defaults."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Quickstart" / "Data").mkdir(parents=True)
+    with pytest.raises(UserError, match="Quickstart: found no settings.*you mean .*Settings/Quick"):
+        load("Quickstart")
+    with pytest.raises(UserError, match="gpu: found no such folder.*did you mean .*Settings/GPU"):
+        load("gpu")
+    with pytest.raises(UserError, match="Data_Settings.json: found a file, expected the folder"):
+        load(DEFAULTS / "Data_Settings.json")
+    for name in ("no\0such", "\ud800", "x" * 3000):
+        with pytest.raises(UserError, match="could not be read"):
+            load(name)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may read all")
+def test_a_folder_that_may_not_be_read(tmp_path):
+    tmp_path.chmod(0)
+    try:
+        with pytest.raises(UserError, match="could not be read: Permission denied"):
+            load(tmp_path)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    "name", [".Data_Settings.json", "Data_Settings.JSON", "Data_Settings.json.txt", ".json"]
+)
+def test_names_that_are_not_read_are_told(tmp_path, name):
+    write(tmp_path, Runtime={})
+    (tmp_path / "Data_Settings.json.bak").write_text("an editor's, left alone")
+    assert load(tmp_path)
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=f"{re.escape(name)}: found a name that is not read"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("key", FOLDERS)
+def test_folders_of_the_program_are_refused(tmp_path, monkeypatch, key):
+    """Else a settings folder from elsewhere could overwrite code, or put a module beside it."""
+    monkeypatch.chdir(PROGRAM)
+    (tmp_path / "link").symlink_to(PROGRAM / "src")
+    refused = [".", "..", "/", "src", "src/fast", "SRC/x", "Data/../tests", "Settings/Quickstart"]
+    refused += [".git/hooks", ".venv/lib", "benchmarks", str(PROGRAM), str(tmp_path / "link")]
+    for folder in refused:
+        write(tmp_path, Data={key: folder})
+        with pytest.raises(UserError, match=f"{key}: found .*allowed: folders that hold nothing"):
+            load(tmp_path)
+    for folder in ("Data", "Quickstart/Models", "srcs", "../Elsewhere", str(tmp_path / "src")):
+        write(tmp_path, Data={key: folder})
+        assert load(tmp_path).data[key] == folder
+
+
+@pytest.mark.parametrize("key", [*FOLDERS, "backbone_weights"])
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, key):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    write(tmp_path, Data={key: "~/fer/x.h5"})
+    assert load(tmp_path).data[key] == str(tmp_path / "home" / "fer" / "x.h5")
+    write(tmp_path, Data={key: "a~b/x.h5"})
+    assert load(tmp_path).data[key] == "a~b/x.h5"
+    write(tmp_path, Data={key: "~no.such.user/x.h5"})
+    with pytest.raises(UserError, match=f"{key}: found .*home folder"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["a\0b.h5", "\ud800.h5", "a\nb.h5", "x" * 300 + ".h5", "x/" * 999])
+@pytest.mark.parametrize("key", ["data_folder", "backbone_weights"])
+def test_paths_that_no_file_can_have(tmp_path, key, text):
+    write(tmp_path, Data={key: text})
+    with pytest.raises(UserError, match=f"Data_Settings.json: {key}: found") as caught:
+        load(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+ADDRESSES = {  # address: whether it is allowed
+    "https://www.example.org/a?dl=1": True,
+    "https://[::1]:8000/a": True,
+    "http://localhost:8000/a": True,
+    "http://127.0.0.1:24999/a": True,
+    "http://[::1]/a": True,
+    "http://www.example.org/a": False,
+    "http://localhost.example.org/a": False,
+    "http://127.0.0.1.example.org/a": False,
+    "http://127.0.0.1@example.org/a": False,
+    "https://": False,
+    "https://x y": False,
+    "https://x\n": False,
+    "file:///etc/passwd": False,
+}
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_addresses_are_https_or_on_this_machine(tmp_path, address):
+    write(tmp_path, Data={"data_urls": {"data_val.csv": address}})
+    if ADDRESSES[address]:
+        assert load(tmp_path).data["data_urls"]["data_val.csv"] == address
+    else:
+        with pytest.raises(UserError, match="data_val.csv: found .*starts with https://"):
+            load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, allowed",
+    [
+        ("checkpoint", True),
+        ("Mine_2.index", True),
+        ("Mine-2.data-00000-of-00001", True),
+        ("tqdm.py", False),
+        ("sitecustomize.py.index", False),
+        ("x.index\n", False),
+        (".index", False),
+        ("a.data-0-of-1", False),
+    ],
+)
+def test_downloads_have_the_names_of_what_they_are(tmp_path, name, allowed):
+    write(tmp_path, Data={"published_models": {"LHC_Net": {name: "https://x"}}})
+    if allowed:
+        assert name in load(tmp_path).data["published_models"]["LHC_Net"]
+    else:
+        with pytest.raises(UserError, match="plain file names of a checkpoint"):
+            load(tmp_path)
+
+
+HUGE = [10**9, 10**17]
+NUMBERS = [  # a file's name and a function that makes its content of one number
+    *[("Training", lambda n, k=key: {k: [n] * 3}) for key in ("batch_size", "patience")],
+    ("Training", lambda n: {"learning_rate": [n, 1, 1]}),
+    ("Training", lambda n: {"target_size": n}),
+    *[
+        ("LHC", lambda n, k=key: {k: [n] * 5})
+        for key in ("num_heads", "att_embed_dim", "kernel_size", "pool_size", "norm_c")
+    ],
+    *[
+        ("Modular", lambda n, k=key: lhc(stage(**{k: n})))
+        for key in ("batch_size", "epochs", "patience", "learning_rate")
+    ],
+    ("Modular", lambda n: {"Controller": {"initial_scalars": [n] * 5}}),
+    ("Data", lambda n: {"class_counts": {"val": [n] * 7}}),
+    *[
+        ("Evaluation", lambda n, k=key: {k: n})
+        for key in ("batch_size", "identity_weight", "shift", "rotation", "crop")
+    ],
+    *[
+        ("Runtime", lambda n, k=key: {k: n})
+        for key, value in load(DEFAULTS).runtime.items()
+        if type(value) is int or value is None
+    ],
+]
+
+
+@pytest.mark.parametrize("number", HUGE)
+@pytest.mark.parametrize("name, content", NUMBERS)
+def test_every_number_has_a_maximum(tmp_path, name, content, number):
+    write(tmp_path, **{name: content(number)})
+    with pytest.raises(UserError, match=f"found {number}, allowed: "):
         load(tmp_path)
 
 

@@ -8,6 +8,7 @@ is all that parts the first epoch from the original's; after it, training makes 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,10 +32,11 @@ def run(shared, imagenet, tmp_path_factory):
     """A function that runs a script, and those before it, once; returns (lines, history rows)."""
     root = tmp_path_factory.mktemp("trajectory")
     (root / "Settings").mkdir()
+    shutil.copytree(str(TINY), str(root / "data"))
     files = {
         "Data": {
             "backbone_weights": str(imagenet),
-            "data_folder": str(TINY),
+            "data_folder": str(root / "data"),
             "images_folder": str(root / "images"),
             "models_folder": str(root / "models"),
         },
