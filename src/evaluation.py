@@ -39,12 +39,13 @@ PAPER = {
 }
 
 
-def evaluate(model, settings, name, title="LHC_Net", train=True):
+def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True):
     """Print the original's lines about `model` and write Results/<name>/; return the metrics.
 
     name: of the results folder. title: opens the first line. train: whether the training images
-    are evaluated too; they are the JPEGs that ETL.py wrote. Raises UserError, before anything is
-    computed, where data are missing.
+    are evaluated too; they are the JPEGs that ETL.py wrote. complete: whether the model's training
+    was; only told in the metrics. Raises UserError, before anything is computed, where data are
+    missing.
 
     Files: metrics.json; predictions.npz, whose arrays val_probabilities, test_probabilities and
     tta_test_probabilities have one row an image in the data's order; confusion_matrix.png, of the
@@ -92,6 +93,7 @@ def evaluate(model, settings, name, title="LHC_Net", train=True):
 
     record = {
         "network": model.name,
+        "training_complete": complete,
         **metrics,
         "paper_test_accuracy_percent": PAPER[model.name],
         "settings": settings.resolved(),

@@ -11,13 +11,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from src import backend, downloads
+from src import backend, downloads, runs
 from src.errors import UserError
 from src.files import replace
 from src.lhc import LHC
 
 HEAD = ("fc1", "fc2", "fc3")
-FILE = "weights.h5"
 
 
 def named_variables(model):
@@ -155,9 +154,6 @@ def load(model, path, architecture):
 
     Raises UserError when the file was trained with another architecture.
     """
-    if not Path(path).is_file():
-        script = f"{Path(path).parent.name}_Train.py"
-        raise UserError(f"{path} is missing: run {script} first, with the same settings folder")
     arrays, found = read_h5(path)
     if found != architecture:
         raise UserError(
@@ -179,9 +175,14 @@ def _differences(expected, found):
     )
 
 
-def load_trained(model, settings, name):
-    """Put the best weights of `Models/<name>` into `model`."""
-    path = settings.path("models_folder") / name / FILE
+def load_trained(model, settings, name, unfinished=False):
+    """Put the best weights of the last complete training `name` into `model`.
+
+    unfinished: of a training that was stopped instead, as far as it came. Raises UserError where
+    there is none.
+    """
+    find = runs.unfinished_folder if unfinished else runs.complete_folder
+    path = find(settings, name) / runs.WEIGHTS
     load(model, path, architecture_of(model, settings))
 
 
