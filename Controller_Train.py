@@ -13,12 +13,13 @@ Expected result: one line an epoch, with the validation accuracy of LHC-Net or s
 import sys
 
 from src import backend, networks, runtime, training, weights
-from src.cli import command, settings_from
+from src.cli import RESTART, command, parse
 
 
 @command
 def main(argv=None):
-    settings = settings_from(argv, __doc__)
+    args = parse(argv, __doc__, RESTART)
+    settings = args.settings
     runtime.prepare(settings)
     backend.set_seeds(**settings.recipe("Controller")["seeds"])
     trained = networks.build("LHC_Net", settings)
@@ -27,7 +28,7 @@ def main(argv=None):
     weights.transfer(trained, network)
     del trained  # or it would be held throughout training
     networks.freeze_all_but_controllers(network)
-    training.train(network, settings, "Controller")
+    training.train(network, settings, "Controller", args.restart)
     return 0
 
 

@@ -39,6 +39,7 @@ from src.dataset import (
 )
 from src.downloads import fetch
 from src.errors import UserError
+from src.files import lock
 
 SOURCE = {"dest": "source", "metavar": "PATH", "help": "import FER2013 from this file or folder"}
 
@@ -74,20 +75,25 @@ def download(data, folder, force):
         )
 
 
+def bring(data, folder, args):
+    """Download, import or draw the CSVs."""
+    if args.source is None and data["source"] == "download":
+        return download(data, folder, args.force)
+    if args.source is not None:
+        written = import_from(Path(args.source), folder, data["class_counts"], args.force)
+    else:
+        splits = draw(data)
+        written = store(folder, splits, args.force)
+        plots.sample_sheet(folder / "sample.png", *splits["train"], CLASSES)
+    print("written:" if written else "already there:", folder, flush=True)
+
+
 @command
 def main(argv=None):
     args = parse(argv, __doc__, {"--from": SOURCE, "--force": FORCE})
     data, folder = args.settings.data, args.settings.path("data_folder")
-    if args.source is None and data["source"] == "download":
-        download(data, folder, args.force)
-    else:
-        if args.source is not None:
-            written = import_from(Path(args.source), folder, data["class_counts"], args.force)
-        else:
-            splits = draw(data)
-            written = store(folder, splits, args.force)
-            plots.sample_sheet(folder / "sample.png", *splits["train"], CLASSES)
-        print("written:" if written else "already there:", folder, flush=True)
+    with lock(folder / "data.lock", f"{folder} is being written"):
+        bring(data, folder, args)
     splits = {split: load(folder, split) for split in SPLITS}
     for split in SPLITS:
         found = np.bincount(splits[split][1], minlength=len(CLASSES))

@@ -22,6 +22,7 @@ from src.checkpoints import (
 from src.cli import command, settings_from
 from src.downloads import LARGEST, fetch
 from src.errors import UserError
+from src.files import lock
 
 
 def largest(path):
@@ -34,23 +35,29 @@ def largest(path):
     return data_size(read_index(index)) if index.is_file() else LARGEST
 
 
+def bring(urls, folder):
+    """Fetch the files of a checkpoint that are missing or damaged."""
+    # The index comes first: it tells how long the data file has to be.
+    for name, url in sorted(urls.items(), key=lambda item: ".data-" in item[0]):
+        path = folder / name
+        check = partial(check_checkpoint_file, name=name)
+        if path.exists():
+            try:
+                check(path)
+                print(f"already there: {path}", flush=True)
+                continue
+            except UserError as error:
+                print(f"fetching again: {error}", flush=True)
+        fetch(url, path, check=check, largest=largest(path))
+
+
 @command
 def main(argv=None):
     settings = settings_from(argv, __doc__)
     for model, urls in settings.data["published_models"].items():
         folder = settings.path("downloaded_models_folder") / model
-        # The index comes first: it tells how long the data file has to be.
-        for name, url in sorted(urls.items(), key=lambda item: ".data-" in item[0]):
-            path = folder / name
-            check = partial(check_checkpoint_file, name=name)
-            if path.exists():
-                try:
-                    check(path)
-                    print(f"already there: {path}", flush=True)
-                    continue
-                except UserError as error:
-                    print(f"fetching again: {error}", flush=True)
-            fetch(url, path, check=check, largest=largest(path))
+        with lock(folder / "download.lock", f"{folder} is being written"):
+            bring(urls, folder)
         print(f"{model}: complete in {folder}", flush=True)
     return 0
 

@@ -23,16 +23,17 @@ Expected result:
 import sys
 
 from src import evaluation, networks, runtime, weights
-from src.cli import command, settings_from
+from src.cli import UNFINISHED, command, parse
 
 
 @command
 def main(argv=None):
-    settings = settings_from(argv, __doc__)
+    args = parse(argv, __doc__, UNFINISHED)
+    settings = args.settings
     runtime.prepare(settings)
     network = networks.build("LHC_Net", settings)
-    weights.load_trained(network, settings, "LHC_Net")
-    evaluation.evaluate(network, settings, "LHC_Net")
+    weights.load_trained(network, settings, "LHC_Net", args.unfinished)
+    evaluation.evaluate(network, settings, "LHC_Net", complete=not args.unfinished)
     return 0
 
 

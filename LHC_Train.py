@@ -14,12 +14,13 @@ Quickstart.
 import sys
 
 from src import backend, networks, runtime, training, weights
-from src.cli import command, settings_from
+from src.cli import RESTART, command, parse
 
 
 @command
 def main(argv=None):
-    settings = settings_from(argv, __doc__)
+    args = parse(argv, __doc__, RESTART)
+    settings = args.settings
     runtime.prepare(settings)
     backend.set_seeds(**settings.recipe("LHC")["seeds"])
     backbone = networks.build("ResNet34", settings)
@@ -27,7 +28,7 @@ def main(argv=None):
     network = networks.build("LHC_Net", settings)
     weights.transfer(backbone, network)
     del backbone  # or it would be held throughout training
-    training.train(network, settings, "LHC")
+    training.train(network, settings, "LHC", args.restart)
     return 0
 
 

@@ -16,17 +16,18 @@ Quickstart.
 import sys
 
 from src import backend, networks, runtime, training, weights
-from src.cli import command, settings_from
+from src.cli import RESTART, command, parse
 
 
 @command
 def main(argv=None):
-    settings = settings_from(argv, __doc__)
+    args = parse(argv, __doc__, RESTART)
+    settings = args.settings
     runtime.prepare(settings)
     backend.set_seeds(**settings.recipe("ResNet34")["seeds"])
     network = networks.build("ResNet34", settings)
     weights.load_start(network, settings)
-    training.train(network, settings, "ResNet34")
+    training.train(network, settings, "ResNet34", args.restart)
     return 0
 
 

@@ -3,6 +3,8 @@
 import os
 import sys
 
+from src import interrupts
+
 
 def _import_matplotlib(backend):
     """Import matplotlib as Keras and src/plots.py will, but survive a backend it does not know."""
@@ -18,3 +20,8 @@ def _import_matplotlib(backend):
 
 if os.environ.get("MPLBACKEND") and "matplotlib" not in sys.modules:
     _import_matplotlib(os.environ["MPLBACKEND"])
+
+# Here, since the scripts' own imports take seconds. A program of somebody else's listens by itself.
+_main = getattr(sys.modules["__main__"], "__file__", None) or ""
+if os.path.dirname(os.path.abspath(_main)) == os.path.dirname(os.path.dirname(__file__)):
+    interrupts.listen()

@@ -5,10 +5,12 @@ Keras 2.4 inside TensorFlow 2.4 is running. Everyone else imports `keras` and th
 here. Shapes follow NumPy's conventions; images are channels-last.
 """
 
+import contextlib
 import functools
 import os
 import random
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -93,6 +95,47 @@ def AveragePooling2D(pool_size, **kwargs):  # noqa: N802 - stands for a class
     even = pool_size % 2 == 0
     kind = _AveragePooling2D if NAME == "torch" and even else keras.layers.AveragePooling2D
     return kind(pool_size, **kwargs)
+
+
+class _Dropout(keras.layers.Dropout):
+    """Keras 2.4's dropout, the same numbers from a generator whose state can be kept.
+
+    Keras leaves them to an operation that hides its generator. This one starts from the same two
+    seeds at each tracing of a step, moves on as that one does, and lies in a variable.
+    """
+
+    def build(self, input_shape):
+        with ops.init_scope():
+            # In a namespace of its own: it is no weight of the layer.
+            variable = ops.Variable([0, 0, 0], dtype="int64", trainable=False)
+        self.generator = SimpleNamespace(state=variable, start=None)
+        self._track_trackable(variable, "generator_state")
+        super().build(input_shape)
+
+    def call(self, x, training=None):
+        from tensorflow.python.keras.utils import control_flow_util
+
+        training = keras.backend.learning_phase() if training is None else training
+        return control_flow_util.smart_cond(
+            training, lambda: self._drop(x), lambda: ops.identity(x)
+        )
+
+    def _drop(self, x):
+        from tensorflow.python.framework import random_seed
+        from tensorflow.python.ops import gen_stateful_random_ops
+
+        graph_seed, seed = random_seed.get_seed(None)
+        start, self.generator.start = self.generator.start, None
+        with ops.init_scope():  # when the step is traced, not in it
+            self.generator.state.assign([0, seed, graph_seed] if start is None else start)
+        philox = 1
+        drawn = gen_stateful_random_ops.stateful_uniform(
+            self.generator.state.handle, philox, ops.shape(x), x.dtype
+        )
+        return x * (1 / (1 - self.rate)) * ops.cast(drawn >= self.rate, x.dtype)
+
+
+Dropout = keras.layers.Dropout if GENERATION == 3 else _Dropout
 
 
 def conv(x, kernel, padding="valid"):
@@ -209,6 +252,19 @@ def set_seeds(tensorflow, python, numpy):
     np.random.seed(numpy)
 
 
+def random_state():
+    """Return the states of Python's and NumPy's global generators, in JSON's types."""
+    kind, keys, *rest = np.random.get_state()
+    return {"python": random.getstate(), "numpy": [kind, keys.tolist(), *rest]}
+
+
+def set_random_state(state):
+    """Put back a `random_state`, as JSON has kept it."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    np.random.set_state(tuple(state["numpy"]))
+
+
 def set_deterministic():
     """Make two runs on one machine give the same bits. Call before the first operation."""
     os.environ["TF_DETERMINISTIC_OPS"] = "1"  # all that TensorFlow 2.4 reads
@@ -299,7 +355,9 @@ def fit_epoch(model, batches, steps):
         first = next(batches)
         model._symbolic_build(data_batch=first)
         batches = _chain(first, batches)
-    history = model.fit(_stream(batches), steps_per_epoch=steps, shuffle=False, verbose=0).history
+    with _own_errors(batches) as batches:
+        stream = _stream(batches)
+        history = model.fit(stream, steps_per_epoch=steps, shuffle=False, verbose=0).history
     return {name: values[0] for name, values in history.items()}
 
 
@@ -330,9 +388,88 @@ def _chain(first, rest):
     yield from rest
 
 
+def training_state(model, trained):
+    """Return {name: array} of all that training changes: layers, random generators, optimizer.
+
+    model: the net; trained: the compiled model around it, or itself.
+    """
+    groups = {"layer": _layer_variables(model), "optimizer": _optimizer_variables(trained)}
+    return {
+        f"{kind}_{number}": np.array(to_numpy(variable))
+        for kind, variables in groups.items()
+        for number, variable in enumerate(variables)
+    }
+
+
+def set_training_state(model, trained, arrays, example):
+    """Put back a `training_state`; `trained` is compiled and has not trained yet.
+
+    example: a batch (x, y) of the shapes that it will train on.
+    """
+    if GENERATION == 2:
+        trained.optimizer._create_all_weights(trained.trainable_variables)
+    else:
+        trained._symbolic_build(data_batch=example)
+    set_layer_state(model, arrays)
+    _assign(_optimizer_variables(trained), arrays, "optimizer")
+
+
+def set_layer_state(model, arrays):
+    """Put back what a `training_state` holds of the layers."""
+    _assign(_layer_variables(model), arrays, "layer")
+    for layer in model.layers:
+        if GENERATION == 2 and isinstance(layer, Dropout):
+            layer.generator.start = to_numpy(layer.generator.state)  # for the next tracing
+
+
+def _assign(variables, arrays, kind):
+    for number, variable in enumerate(variables):
+        variable.assign(arrays[f"{kind}_{number}"])
+
+
+def _layer_variables(model):
+    if GENERATION == 3:
+        return [variable for layer in model.layers for variable in layer.variables]
+    dropouts = [layer for layer in model.layers if isinstance(layer, Dropout)]
+    return [*model.weights, *(layer.generator.state for layer in dropouts)]
+
+
+def _optimizer_variables(model):
+    return model.optimizer.weights if GENERATION == 2 else model.optimizer.variables
+
+
 def evaluate(model, batches, steps):
     """Return {"loss", "categorical_accuracy"} over the `steps` batches of a generator."""
-    return model.evaluate(_stream(batches), steps=steps, verbose=0, return_dict=True)
+    with _own_errors(batches) as batches:
+        return model.evaluate(_stream(batches), steps=steps, verbose=0, return_dict=True)
+
+
+@contextlib.contextmanager
+def _own_errors(batches):
+    """Yield the batches; what they raise inside TensorFlow's input pipeline comes out as it was."""
+    raised = []
+
+    def watched():
+        try:
+            yield from batches
+        except Exception as error:
+            raised.append(error)
+            raise
+
+    try:
+        yield watched()
+    except Exception:
+        if raised:
+            raise raised[0] from None
+        raise
+
+
+def is_out_of_memory(error):
+    """Return whether an exception says that the host's or the device's memory was not enough."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "ResourceExhaustedError", "OutOfMemoryError"}) or (
+        "RESOURCE_EXHAUSTED" in str(error)
+    )
 
 
 def versions():

@@ -104,6 +104,7 @@ def load_checkpoint(model, prefix):
 
     from src import weights  # not before: Download_Models.py does without Keras
 
+    check_checkpoint(prefix)  # TensorFlow ends the process at some damages
     suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
     try:
         reader = tf.train.load_checkpoint(str(prefix))

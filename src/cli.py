@@ -1,11 +1,22 @@
 """What the scripts' command lines share: `--settings`, `--help`, one-line errors, exit codes."""
 
 import argparse
+import errno
 import functools
 import sys
+import traceback
 
 from src.errors import UserError
+from src.interrupts import MESSAGE
 from src.settings import load
+
+FAULT = 70  # the exit code of what should not happen
+RESTART = {
+    "--restart": {"action": "store_true", "help": "begin anew, where a training was stopped before"}
+}
+UNFINISHED = {
+    "--unfinished": {"action": "store_true", "help": "evaluate a training that was stopped"}
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,20 +55,35 @@ def command(main=None, bad_input=2):
     """Make `main(argv=None) -> int` end in an exit code, never in a traceback the user caused.
 
     A UserError becomes one line on stderr and the code `bad_input`; so does a file that cannot be
-    read or written, or a full disk. Use: `@command` or `@command(bad_input=3)`.
+    read or written, a full disk, or too little memory. Anything else is a fault of the program: its
+    traceback, and the code FAULT. Use: `@command` or `@command(bad_input=3)`.
     """
     if main is None:
         return functools.partial(command, bad_input=bad_input)
 
     @functools.wraps(main)
     def guarded(argv=None):
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # or the name of a folder could end the script
+                stream.reconfigure(errors="backslashreplace")
         try:
             return main(argv)
-        except (UserError, OSError) as error:
-            print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        except (UserError, OSError, MemoryError) as error:
+            print("error:", " ".join(_words(error).split()), file=sys.stderr)
             return bad_input
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+            print(MESSAGE, file=sys.stderr)
             return 130
+        except Exception:
+            traceback.print_exc()
+            return FAULT
 
     return guarded
+
+
+def _words(error):
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error}): lower batch_size or target_size in the settings"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{error}: make room there, and run the same command again to continue"
+    return str(error)

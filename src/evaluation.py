@@ -16,9 +16,9 @@ from tqdm import tqdm
 from src import backend, dataset, plots, runtime, tta
 from src.backend import keras
 from src.dataset import CLASSES
-from src.etl import SUBFOLDER
+from src.etl import SUBFOLDER, check_matches
 from src.files import replace
-from src.generator import list_images, read_grey
+from src.generator import check_images, list_images, read_grey
 from src.pixels import enlarge, rgb
 from src.prefetch import one_ahead, prefetch
 
@@ -39,12 +39,13 @@ PAPER = {
 }
 
 
-def evaluate(model, settings, name, title="LHC_Net", train=True):
+def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True):
     """Print the original's lines about `model` and write Results/<name>/; return the metrics.
 
     name: of the results folder. title: opens the first line. train: whether the training images
-    are evaluated too; they are the JPEGs that ETL.py wrote. Raises UserError, before anything is
-    computed, where data are missing.
+    are evaluated too; they are the JPEGs that ETL.py wrote. complete: whether the model's training
+    was; only told in the metrics. Raises UserError, before anything is computed, where data are
+    missing.
 
     Files: metrics.json; predictions.npz, whose arrays val_probabilities, test_probabilities and
     tta_test_probabilities have one row an image in the data's order; confusion_matrix.png, of the
@@ -53,6 +54,9 @@ def evaluate(model, settings, name, title="LHC_Net", train=True):
     files, train_labels = _train_files(settings) if train else ([], [])
     val_images, val_labels = _load(settings, "val")
     test_images, test_labels = _load(settings, "test")
+    told = _describe(
+        {"val": (val_images, val_labels), "test": (test_images, test_labels)}, settings
+    )
     folder = settings.path("results_folder") / name
     folder.mkdir(parents=True, exist_ok=True)  # rather than find out hours later that it can't be
     predictor = backend.predictor(model)
@@ -92,6 +96,8 @@ def evaluate(model, settings, name, title="LHC_Net", train=True):
 
     record = {
         "network": model.name,
+        "training_complete": complete,
+        "data": told,
         **metrics,
         "paper_test_accuracy_percent": PAPER[model.name],
         "settings": settings.resolved(),
@@ -123,6 +129,7 @@ def evaluate(model, settings, name, title="LHC_Net", train=True):
         CLASSES,
         f"{name}: {len(test_labels)} test images, with TTA {percent:.2f} % right",
     )
+    print(f"Data:  {told}")
     print(f"Pictures and reports: {folder}", flush=True)
     return metrics
 
@@ -196,9 +203,19 @@ def _load(settings, split):
     return dataset.load(settings.path("data_folder"), split, limit)
 
 
+def _describe(splits, settings):
+    """Return what the splits are, in words, or that only a part of them was loaded."""
+    if any(settings.runtime[f"max_{split}_images"] for split in splits):
+        return "a part of the images, as Runtime_Settings.json says"
+    return dataset.describe(splits, settings.data)
+
+
 def _train_files(settings):
     folder = settings.path("images_folder") / SUBFOLDER
-    return list_images(folder, settings.runtime["max_train_images"])
+    files, labels = list_images(folder, settings.runtime["max_train_images"])
+    check_matches(folder, settings.path("data_folder"), settings.size)
+    check_images(files, settings.size)
+    return files, labels
 
 
 def _jpeg_batches(files, settings):

@@ -4,14 +4,16 @@ The first is the reference's way (REFERENCE.md sections 3 and 6) and is here; th
 the fast numerics and is in src/fast/feed.py. Training knows both as a `Feed`.
 """
 
+import hashlib
 import math
 import random
-from typing import Protocol
+from typing import Callable, NamedTuple, Protocol
 
+import numpy as np
 from tqdm import tqdm
 
 from src import backend, dataset
-from src.etl import SUBFOLDER
+from src.etl import SUBFOLDER, check_matches
 from src.fast import feed as fast_feed
 from src.generator import ImageFolder, ImageFolderBatches
 from src.pixels import enlarge, rgb
@@ -50,21 +52,47 @@ class Feed(Protocol):
     def end_epoch(self):
         """Make the draws that come between two epochs."""
 
+    def state(self):
+        """Return (values, arrays), which `restore` takes, of what the next epoch starts from.
+
+        values: a JSON object; arrays: {name: array}. The global generators are not in it.
+        """
+
+    def restore(self, values, arrays):
+        """Go on from a `state`, after `compile` and before `fit`."""
+
+
+class Opener(NamedTuple):
+    """The data of a training, loaded once for all stages."""
+
+    feed: Callable  # (model, stage, random) -> Feed
+    digests: dict  # {"training", "validation"}: SHA-256 of what the data are
+
 
 def opener(settings):
-    """Load the data for the numerics of the settings; return open(model, stage, random) -> Feed.
+    """Load the data for the numerics of the settings; return an Opener of their kind of feed.
 
-    The data are loaded once and serve all stages. Raises UserError where they are missing.
+    Raises UserError where data are missing.
     """
     validation = load_validation(settings)
-    fast = settings.runtime["numerics"] == "fast"
-    kind, load = (fast_feed.DeviceFeed, fast_feed.load) if fast else (HostFeed, load_training)
-    training = load(settings)
+    if settings.runtime["numerics"] == "fast":
+        kind, training = fast_feed.DeviceFeed, fast_feed.load(settings)
+        parts = training
+    else:
+        kind, training = HostFeed, load_training(settings)
+        parts = [training.described()]
 
     def open_feed(model, stage, random):
         return kind(model, stage, training, validation, settings, random)
 
-    return open_feed
+    return Opener(open_feed, {"training": _sha256(parts), "validation": _sha256(validation)})
+
+
+def _sha256(arrays):
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
 
 
 class HostFeed:
@@ -93,6 +121,18 @@ class HostFeed:
     def end_epoch(self):
         self.batches.on_epoch_end()
 
+    def state(self):
+        values = {"batches_seen": self.batches.batches_seen}
+        arrays = backend.training_state(self.model, self.model)
+        return values, {**arrays, "order": self.batches.order}
+
+    def restore(self, values, arrays):
+        size = self.batches.size
+        shapes = (1, size, size, 3), (1, len(dataset.CLASSES))
+        example = tuple(np.zeros(shape, np.float32) for shape in shapes)
+        backend.set_training_state(self.model, self.model, arrays, example)
+        self.batches.batches_seen, self.batches.order = values["batches_seen"], arrays["order"]
+
 
 def epoch_batches(batches, title):
     """Yield all batches in the order in which Keras 2.4's `fit` takes them from a Sequence."""
@@ -107,13 +147,16 @@ def load_training(settings):
 
     Raises UserError where JPEGs are missing.
     """
-    return ImageFolder(
-        settings.path("images_folder") / SUBFOLDER,
+    folder = settings.path("images_folder") / SUBFOLDER
+    images = ImageFolder(
+        folder,
         settings.size,
         limit=settings.runtime["max_train_images"],
         threads=settings.threads,
         cache_mb=settings.runtime["image_cache_mb"],
     )
+    check_matches(folder, settings.path("data_folder"), settings.size)
+    return images
 
 
 def training_batches(images, stage):

@@ -1,8 +1,13 @@
-"""Files that appear whole or not at all, whatever stops the program that writes them."""
+"""Files that appear whole or not at all, whatever stops the program, and locks for folders."""
 
 import contextlib
 import os
 import secrets
+import sys
+
+from src.errors import UserError
+
+_open = set()  # the parts that are being written
 
 
 @contextlib.contextmanager
@@ -25,6 +30,7 @@ def replace_all(paths, sync=True):
     """Like `replace` for several files: yields their parts, and all are complete before the first
     one takes its place."""
     parts = [f"{path}.{os.getpid()}-{secrets.token_hex(4)}.part" for path in paths]
+    _open.update(parts)
     try:
         yield parts
         if sync:
@@ -39,10 +45,19 @@ def replace_all(paths, sync=True):
         if isinstance(error, OSError) and error.errno and not error.filename:  # as of a full disk
             error.filename = os.path.dirname(parts[0]) or os.curdir
         raise
+    finally:
+        _open.difference_update(parts)
     if sync:
         for folder in {os.path.dirname(part) or os.curdir for part in parts}:
             with contextlib.suppress(OSError):  # Windows opens no folders
                 _sync(folder, os.O_RDONLY)
+
+
+def remove_parts():
+    """Remove what is being written now, since the process ends."""
+    for part in list(_open):
+        with contextlib.suppress(OSError):  # it has its name already, or is not begun
+            os.remove(part)
 
 
 def _sync(path, mode):
@@ -52,3 +67,37 @@ def _sync(path, mode):
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def lock(path, busy):
+    """Hold the lock file `path`, which the system lets go of when the process ends, however.
+
+    Raises UserError if another process holds it: what is busy, and who.
+    """
+    path = os.fspath(path)
+    os.makedirs(os.path.dirname(path) or os.curdir, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            _lock(file)
+        except (BlockingIOError, PermissionError):
+            file.seek(1)
+            holder = file.read().strip() or "another one"
+            raise UserError(f"{busy} by process {holder}: wait for it, or stop it") from None
+        file.truncate(0)
+        file.write(f"\n{os.getpid()} ({os.path.basename(sys.argv[0])})\n")
+        file.flush()
+        yield
+
+
+def _lock(file):
+    """Lock the first byte of a file for this process, or raise BlockingIOError at once."""
+    if os.name == "nt":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

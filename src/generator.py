@@ -49,6 +49,14 @@ class ImageFolder:
     def __len__(self):
         return len(self.files)
 
+    def described(self):
+        """Return the names and sizes of the files in use, as bytes (n,), uint8."""
+        lines = (
+            f"{label} {os.path.basename(file)} {os.path.getsize(file)}\n"
+            for label, file in zip(self.labels, self.files)
+        )
+        return np.frombuffer("".join(lines).encode("utf-8", "surrogateescape"), np.uint8)
+
     def planes(self, rows):
         """Return grey planes, uint8 (n, size, size), and where among them the images `rows` lie."""
         if self._cache is None:

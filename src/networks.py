@@ -1,7 +1,7 @@
 """The three networks of the paper: ResNet34v2, LHC-Net and LHC-NetC."""
 
 from src import backbone
-from src.backend import keep_python_random, keras
+from src.backend import Dropout, keep_python_random, keras
 from src.fast.lhc import FastLHC
 from src.fast.parts import FAST
 from src.lhc import LHC
@@ -23,7 +23,7 @@ def classification_head(x, seeds):
             kernel_initializer=keras.initializers.GlorotUniform(seed=seed),
             name=f"fc{number}",
         )(x)
-        x = layers.Dropout(0.4, name=f"dropout{number}")(x)
+        x = Dropout(0.4, name=f"dropout{number}")(x)
     # Probabilities in float32 whatever the policy.
     return layers.Dense(7, activation="softmax", name="fc3", dtype="float32")(x)
 

@@ -38,7 +38,7 @@ FOLDERS = (
     "results_folder",
 )
 PROGRAM = DEFAULTS.parent
-PROGRAM_FOLDERS = ("src", "tests", "benchmarks", "settings", "__pycache__")
+PROGRAM_FOLDERS = ("src", "benchmarks", "settings", "__pycache__")
 LARGEST = 1 << 20  # bytes of a settings file; ours have up to 3 kB
 DEEPEST = 20  # brackets within brackets; ours have up to 5
 TOO_DEEP = f"found more than {DEEPEST} brackets within each other, allowed: fewer"

@@ -6,19 +6,23 @@ early stopping and its own best weights. A run leaves in Models/<name>/:
 * weights.h5: the best epoch of the last stage;
 * history.csv and history.png: one row an epoch;
 * settings.json: all settings, and the versions it ran with.
+
+Until it is complete it also has its state, from which it goes on after whatever stopped it; the
+folder is Models/<name>.unfinished/ then (src/runs.py).
 """
 
+import contextlib
+import dataclasses
 import gc
-import json
+import hashlib
 import math
-import os
-import shutil
+import sys
 import time
 
 import numpy as np
 import pandas as pd
 
-from src import backend, feeds, plots, weights
+from src import backend, feeds, plots, runs, weights
 from src.errors import UserError
 from src.files import replace
 from src.runtime import versions
@@ -35,60 +39,161 @@ COLUMNS = (
 )
 
 
-def train(model, settings, name):
+# Runtime settings that cannot change a training's numbers; its epochs are those of the stages.
+NEUTRAL = ("image_cache_mb", "prefetch_batches", "max_test_images", "max_epochs")
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a stage has come, and what early stopping knows."""
+
+    epoch: int = 0
+    best: float = -math.inf
+    best_epoch: int = 0
+    waited: int = 0  # epochs since
+    finished: bool = False
+
+
+def train(model, settings, name, restart=False):
     """Train `model` by the recipe `name`, keep the result in Models/<name>/; return history rows.
 
-    model: (B, size, size, 3) of 0...255 -> (B, 7). A row is a dict with the keys COLUMNS. Raises
-    UserError where the data are missing, or when the loss is no longer a number.
+    model: (B, size, size, 3) of 0...255 -> (B, 7). A row is a dict with the keys COLUMNS. A run
+    that was stopped goes on where it was, unless `restart`. Raises UserError where the data are
+    missing, when the loss is no longer a number, and as `runs.training` does.
     """
     recipe = settings.recipe(name)
-    stages = recipe["stages"]
-    open_feed = feeds.opener(settings)
-    folder = start_folder(settings, name)
-    rows = []
-
-    def keep_row(row):
-        rows.append(row)
-        write_history(folder / "history.csv", rows)
-        plots.history(folder / "history.png", rows)
-
-    def keep_weights():
-        weights.save(model, folder / weights.FILE, weights.architecture_of(model, settings))
-
-    for number, stage in enumerate(stages, start=1):
-        if stage["seeds"]:
-            backend.set_seeds(**stage["seeds"])
-        seeds = (stage["seeds"] or recipe["seeds"]).values()
-        random = np.random.default_rng([*seeds, stage["generator_seed"] or 0, number])
-        feed = open_feed(model, stage, random)
-        label = f"{name} stage {number}/{len(stages)}"
-        for row in run_stage(model, stage, feed, settings.runtime, label, keep_weights):
-            keep_row(dict(row, stage=number))
-    print(f"Best weights and history: {folder}", flush=True)
+    opened = feeds.opener(settings)
+    record = _record(model, settings, recipe, opened)
+    with runs.training(settings, name, record, restart) as run:
+        values, arrays = run.state or ({"stage": 0, "rows": []}, {})
+        rows = values["rows"]
+        if run.state:
+            print(f"{run.folder}: {len(rows)} epochs are done, going on", flush=True)
+        for number, stage in enumerate(recipe["stages"], start=1):
+            if stage["seeds"]:
+                backend.set_seeds(**stage["seeds"])
+            if number < values["stage"]:
+                continue
+            seeds = (stage["seeds"] or recipe["seeds"]).values()
+            random = np.random.default_rng([*seeds, stage["generator_seed"] or 0, number])
+            feed = opened.feed(model, stage, random)
+            keeper = Keeper(run, model, settings, feed, number, rows)
+            if number == values["stage"]:
+                keeper.resumed = values, arrays
+                if values["progress"]["finished"]:
+                    keeper.restore_layers()
+                    continue
+            label = f"{name} stage {number}/{len(recipe['stages'])}"
+            with enough_memory(f"{label}: batch_size {stage['batch_size']}", settings.size):
+                for row in run_stage(model, stage, feed, settings.runtime, label, keeper):
+                    rows.append(dict(row, stage=number))
+                    keeper.draw_history()
+    print(f"Best weights and history: {settings.path('models_folder') / name}", flush=True)
     return rows
 
 
-def run_stage(model, stage, feed, runtime, label, keep_weights=lambda: None):
+class Keeper:
+    """Keeps what a stage of a run has come to, and gives it back to one that was stopped."""
+
+    resumed = None  # or the state (values, arrays) to go on from
+
+    def __init__(self, run, model, settings, feed, number, rows):
+        self.run, self.model, self.settings, self.feed = run, model, settings, feed
+        self.number, self.rows = number, rows
+
+    def weights(self):
+        """Write the weights: they are the stage's best so far."""
+        path = self.run.folder / runs.WEIGHTS
+        weights.save(self.model, path, weights.architecture_of(self.model, self.settings))
+
+    def state(self, progress, row):
+        """Write all that the next epoch starts from; `row` is the last one's."""
+        feed, arrays = self.feed.state()
+        values = {
+            "stage": self.number,
+            "progress": dataclasses.asdict(progress),
+            "rows": [*self.rows, dict(row, stage=self.number)],
+            "random": backend.random_state(),
+            "feed": feed,
+        }
+        self.run.keep(values, arrays)
+
+    def restore(self):
+        """Return (Progress, best weights or None) that a compiled stage starts with."""
+        if self.resumed is None:
+            return Progress(), None
+        values, arrays = self.resumed
+        best_weights = self.restore_layers()
+        self.feed.restore(values["feed"], arrays)
+        backend.set_random_state(values["random"])
+        return Progress(**values["progress"]), best_weights
+
+    def restore_layers(self):
+        """Put the layers' state into the model; return the best weights until then.
+
+        The best epoch's weights are written after its state, so they may be missing for the last.
+        """
+        values, arrays = self.resumed
+        progress = Progress(**values["progress"])
+        if progress.best_epoch == progress.epoch:
+            backend.set_layer_state(self.model, arrays)
+            self.weights()
+            best_weights = self.model.get_weights()
+        else:
+            path = self.run.folder / runs.WEIGHTS
+            weights.load(self.model, path, weights.architecture_of(self.model, self.settings))
+            best_weights = self.model.get_weights()
+            backend.set_layer_state(self.model, arrays)
+        backend.set_random_state(values["random"])
+        return best_weights
+
+    def draw_history(self):
+        """Write the table and the picture of all epochs. If they can't be, training goes on."""
+        for name, write in ((runs.HISTORY, write_history), (runs.PICTURE, plots.history)):
+            path = self.run.folder / name
+            try:
+                write(path, self.rows)
+            except Exception as error:  # an open spreadsheet, a full disk, a broken font, ...
+                print(f"warning: {path}: could not be written: {error}", file=sys.stderr)
+
+
+class NoKeeper:
+    """Keeps nothing: for trainings that are measured only."""
+
+    def weights(self):
+        """Forget the weights."""
+
+    def state(self, progress, row):
+        """Forget the state."""
+
+    def restore(self):
+        """Start from nothing."""
+        return Progress(), None
+
+
+def run_stage(model, stage, feed, runtime, label, keeper=None):
     """Train one stage; yield a history row (without "stage") after each epoch.
 
     stage: of a recipe. feed: the `feeds.Feed` of this model and stage. runtime: the settings of
-    that name. label: opens the printed lines. keep_weights: called after each epoch that is the
-    stage's best so far. Raises UserError when a loss or weight is no longer a number.
+    that name. label: opens the printed lines. keeper: a Keeper, or None to keep nothing. Raises
+    UserError when a loss or weight is no longer a number.
 
     Early stopping is that of TensorFlow 2.4.1 (REFERENCE.md section 6): a tie is no improvement,
     and the best weights are put back only when the patience runs out, not when the epoch limit
     ends the stage.
     """
+    keeper = keeper or NoKeeper()
     steps, xla = runtime["steps_per_execution"], runtime["xla"]
     feed.compile(stage["optimizer"], stage["learning_rate"], steps, xla)
+    progress, best_weights = keeper.restore()
     gc.collect()  # networks that only gave their weights, and earlier stages, refer to themselves
-    best, best_weights, waited = -math.inf, None, 0
-    for epoch in range(1, stage["epochs"] + 1):
-        title = f"{label} epoch {epoch}/{stage['epochs']}"
+    while not progress.finished:
+        progress.epoch += 1
+        title = f"{label} epoch {progress.epoch}/{stage['epochs']}"
         started = time.perf_counter()
         logs = feed.fit(title)
         seconds = time.perf_counter() - started
-        row = {"epoch": epoch, **logs, **feed.validate()}
+        row = {"epoch": progress.epoch, **logs, **feed.validate()}
         row.update(seconds=seconds, images_per_second=len(feed.images) / seconds)
         print(
             "{}: loss {loss:.4f}, accuracy {categorical_accuracy:.4f}, val_loss {val_loss:.4f}, "
@@ -97,49 +202,73 @@ def run_stage(model, stage, feed, runtime, label, keep_weights=lambda: None):
             ),
             flush=True,
         )
-        yield row
         if not all(math.isfinite(value) for value in row.values()):
+            yield row
             raise UserError(
                 f"{title}: loss {row['loss']}, val_loss {row['val_loss']}: expected finite numbers;"
                 " lower the stage's learning_rate"
             )
-        if row["val_categorical_accuracy"] > best:
-            best, waited = row["val_categorical_accuracy"], 0
+        better = row["val_categorical_accuracy"] > progress.best
+        if better:
+            progress.best, progress.best_epoch = row["val_categorical_accuracy"], progress.epoch
+            progress.waited = 0
             best_weights = model.get_weights()
             # A weight that is no number need not show in the loss: ReLU and maximum hide it.
             if not all(np.isfinite(array).all() for array in best_weights):
+                yield row
                 raise UserError(
                     f"{title}: found weights that are not finite; lower the stage's learning_rate"
                 )
-            keep_weights()
         else:
-            waited += 1
-            if stage["patience"] and waited >= stage["patience"]:
-                model.set_weights(best_weights)
-                break
-        feed.end_epoch()  # not after an early stop: its draw was never made there
+            progress.waited += 1
+        if stage["patience"] and progress.waited >= stage["patience"]:
+            model.set_weights(best_weights)
+            progress.finished = True
+        else:
+            feed.end_epoch()  # not after an early stop: its draw was never made there
+            progress.finished = progress.epoch >= stage["epochs"]
+        # The weights come second: until then, the state knows that its own are the best.
+        keeper.state(progress, row)
+        if better:
+            keeper.weights()
+        yield row
 
 
-def start_folder(settings, name):
-    """Make Models/<name>/ with the run's settings and an empty history; return its path.
+@contextlib.contextmanager
+def enough_memory(batch, size):
+    """Tell in a UserError which `batch`, at which image `size`, the memory was not enough for."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not backend.is_out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(
+            f"{batch} at target_size {size} needs more memory than there is ({reason}): lower one"
+        ) from None
 
-    A run that is there and has weights is kept as Models/<name>.previous, in place of the one
-    kept before. One that ended before it had weights is removed.
-    """
-    folder = settings.path("models_folder") / name
-    if (folder / weights.FILE).exists():
-        aside = folder.with_name(f"{name}.previous")
-        if aside.exists():
-            shutil.rmtree(aside)
-        os.replace(folder, aside)
-    elif folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    record = {"settings": settings.resolved(), "versions": versions()}
-    with replace(folder / "settings.json") as part, open(part, "w") as file:
-        file.write(json.dumps(record, indent=4) + "\n")
-    write_history(folder / "history.csv", [])
-    return folder
+
+def _record(model, settings, recipe, opened):
+    """Return what a run tells about itself, in JSON; "conditions" decide its numbers."""
+    found = versions()
+    start = hashlib.sha256()
+    for name, array in weights.to_arrays(model).items():
+        start.update(name.encode())
+        start.update(np.ascontiguousarray(array))
+    conditions = {
+        "setting": {
+            "recipe": recipe,
+            "target_size": settings.size,
+            "lhc": settings.lhc,
+            "runtime": {k: v for k, v in settings.runtime.items() if k not in NEUTRAL},
+        },
+        "version": {name: value for name, value in found.items() if name != "platform"},
+        "data": opened.digests,
+        "weights at the start": {"sha256": start.hexdigest()},
+    }
+    return {"settings": settings.resolved(), "versions": found, "conditions": conditions}
 
 
 def write_history(path, rows):

@@ -13,13 +13,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from src import backend, downloads, hdf5
+from src import backend, downloads, hdf5, runs
 from src.errors import UserError
-from src.files import replace
+from src.files import lock, replace
 from src.lhc import LHC
 
 HEAD = ("fc1", "fc2", "fc3")
-FILE = "weights.h5"
 
 
 def named_variables(model):
@@ -189,7 +188,9 @@ def _image(arrays, architecture):
     for name, array in arrays.items():
         layer, variable = name.split("/", 1)
         by_layer.setdefault(layer, {})[f"{variable}:0"] = array
-    with h5py.File(FILE, "w", driver="core", backing_store=False, block_size=1 << 24) as file:
+    with h5py.File(
+        runs.WEIGHTS, "w", driver="core", backing_store=False, block_size=1 << 24
+    ) as file:
         file.attrs["layer_names"] = [layer.encode() for layer in by_layer]
         file.attrs["architecture"] = architecture
         file.attrs["sha256"] = _digest(arrays, architecture)
@@ -207,9 +208,6 @@ def load(model, path, architecture):
 
     Raises UserError when the file was trained with another architecture.
     """
-    if not Path(path).is_file():
-        script = f"{Path(path).parent.name}_Train.py"
-        raise UserError(f"{path} is missing: run {script} first, with the same settings folder")
     arrays, found = read_h5(path)
     if found != architecture:
         raise UserError(
@@ -232,9 +230,14 @@ def _differences(expected, found):
     return ", ".join(differing[: len(expected) + 1])  # the file's own keys may be many
 
 
-def load_trained(model, settings, name):
-    """Put the best weights of `Models/<name>` into `model`."""
-    path = settings.path("models_folder") / name / FILE
+def load_trained(model, settings, name, unfinished=False):
+    """Put the best weights of the last complete training `name` into `model`.
+
+    unfinished: of a training that was stopped instead, as far as it came. Raises UserError where
+    there is none.
+    """
+    find = runs.unfinished_folder if unfinished else runs.complete_folder
+    path = find(settings, name) / runs.WEIGHTS
     load(model, path, architecture_of(model, settings))
 
 
@@ -268,7 +271,8 @@ def ensure_imagenet(settings):
             return path
         print(f"{path}: expected MD5 {md5}, found {found}; fetching it again", flush=True)
     hint = ', or set "backbone_weights" in Data_Settings.json to the path of the file or "random"'
-    downloads.fetch(url, path, md5=md5, hint=hint)
+    with lock(path.with_suffix(".lock"), f"{path} is being fetched"):
+        downloads.fetch(url, path, md5=md5, hint=hint)
     return path
 
 

@@ -1,5 +1,6 @@
 import pytest
 
+from src import interrupts
 from src.cli import command, parse, settings_from
 from src.errors import UserError
 
@@ -59,7 +60,7 @@ def test_exit_codes(capsys):
     assert main(OSError(28, "No space left on device", "Results/x")) == 2
     assert "No space left on device: 'Results/x'" in capsys.readouterr().err
     assert main(KeyboardInterrupt()) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    assert capsys.readouterr().err == f"{interrupts.MESSAGE}\n"
     with pytest.raises(ZeroDivisionError):  # a defect of ours keeps its traceback
         main(ZeroDivisionError())
 

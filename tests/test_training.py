@@ -4,6 +4,7 @@ import csv
 import inspect
 import json
 import math
+import os
 import random
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src import backend, dataset, etl, feeds, pixels, settings, training, weights
+from src import backend, dataset, etl, feeds, pixels, runs, settings, training, weights
 from src.backend import keras
 from src.errors import UserError
 from src.fast.feed import DeviceFeed
@@ -46,13 +47,13 @@ def loaded(data, tmp_path, settings_folder):
     return settings.load(settings_folder(tmp_path, Data=folders))
 
 
-def net():
+def net(dropout=backend.Dropout):
     """A small net with dropout and moving statistics: (B, 32, 32, 3) -> (B, 7)."""
     layers = keras.layers
     image = layers.Input((SIZE, SIZE, 3))
     x = layers.BatchNormalization(name="bn_data")(image)
     x = layers.Conv2D(4, 5, strides=4, activation="relu", name="conv0")(x)
-    x = layers.Dropout(0.4)(layers.Flatten()(x))
+    x = dropout(0.4)(layers.Flatten()(x))
     return keras.Model(image, layers.Dense(7, activation="softmax", name="fc3")(x), name="ResNet34")
 
 
@@ -112,6 +113,10 @@ def scripted(monkeypatch, loaded):
     def train(accuracies, loss=1.0, val_loss=1.0, **changes):
         model, batches, accuracies, rows, kept = Model(), Batches(), iter(accuracies), [], []
 
+        class Kept(training.NoKeeper):
+            def weights(self):
+                kept.append(model.epochs)
+
         def fit(model, stream, steps):
             assert len(list(stream)) == steps == 4
             model.epochs += 1
@@ -127,9 +132,7 @@ def scripted(monkeypatch, loaded):
         monkeypatch.setattr(feeds, "training_batches", lambda images, stage: batches)
         described, validation = stage(**changes), feeds.load_validation(loaded)
         feed = feeds.HostFeed(model, described, batches.images, validation, loaded)
-        for row in training.run_stage(
-            model, described, feed, loaded.runtime, "x", lambda: kept.append(model.epochs)
-        ):
+        for row in training.run_stage(model, described, feed, loaded.runtime, "x", Kept()):
             rows.append(row["epoch"])
         return model, batches, rows, kept
 
@@ -187,9 +190,9 @@ def test_numbers_out_of_range_leave_no_weights(loaded):
     stages = [stage(epochs=3, learning_rate=1e38)]
     with pytest.raises(UserError, match="learning_rate"):
         run(net(), loaded, stages)
-    folder = loaded.path("models_folder") / "ResNet34"
+    folder = loaded.path("models_folder") / "ResNet34.unfinished"
     assert len((folder / "history.csv").read_text().splitlines()) >= 2
-    assert (folder / weights.FILE).exists() == (len(read_history(folder)) > 1)
+    assert (folder / runs.WEIGHTS).exists() == (len(read_history(folder)) > 1)
 
 
 def read_history(folder):
@@ -254,16 +257,201 @@ def test_the_run_before_is_kept_aside(loaded):
         histories.append((folder / "history.csv").read_text())
         if epochs > 1:
             assert (aside / "history.csv").read_text() == histories[-2]
-            assert (aside / weights.FILE).is_file()
+            assert (aside / runs.WEIGHTS).is_file()
     assert [text.count("\n") for text in histories] == [2, 3, 4]
 
 
-def test_runs_without_weights_leave_the_one_that_has_them(loaded):
-    _, folder = run(net(), loaded, [stage()])
-    good = (folder / weights.FILE).read_bytes()
+def seeded():
+    """Return a net as a script builds it: from seeds, so that a stopped run finds the same."""
+    backend.set_seeds(1, 2, 3)
+    return net()
+
+
+def test_stopped_runs_leave_the_complete_one(loaded, monkeypatch):
+    _, folder = run(seeded(), loaded, [stage()])
+    good = (folder / runs.WEIGHTS).read_bytes()
     for _ in range(2):
-        training.start_folder(loaded, "ResNet34")  # and stopped before the first epoch's end
-    assert (folder.with_name("ResNet34.previous") / weights.FILE).read_bytes() == good
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            killing(patch, runs.Run, "keep", 1, after=True)
+            run(seeded(), loaded, [stage(2)])
+    assert (folder / runs.WEIGHTS).read_bytes() == good
+
+
+class Killed(BaseException):
+    """Stands for the end of a process at some place."""
+
+
+def killing(patch, holder, name, call, after=False):
+    """Let the process end before or after that call, counted from 1, of a function."""
+    function, calls = getattr(holder, name), []
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call and not after:
+            raise Killed
+        result = function(*args, **kwargs)
+        if len(calls) == call:
+            raise Killed
+        return result
+
+    patch.setattr(holder, name, counted)
+
+
+LIFE = [stage(3, optimizer="adam", patience=1), stage(3, learning_rate=0.01)]
+ACCURACIES = [0.2, 0.3, 0.1, 0.5, 0.4, 0.6]  # the first stage ends by its patience
+
+
+def lived(loaded, patch, epochs_done=0):
+    """Train the two stages with validation accuracies as given; return rows, weights, folder."""
+    accuracies = iter(ACCURACIES[epochs_done:])
+    results = lambda *args: {"loss": 0.5, "categorical_accuracy": next(accuracies)}  # noqa: E731
+    patch.setattr(backend, "evaluate", results)
+    loaded.modular["ResNet34"]["stages"] = [{**s, **AUGMENTED} for s in LIFE]
+    rows = training.train(seeded(), loaded, "ResNet34")
+    times = ("seconds", "images_per_second")
+    rows = [{key: value for key, value in row.items() if key not in times} for row in rows]
+    folder = loaded.path("models_folder") / "ResNet34"
+    return rows, weights.read_h5(folder / runs.WEIGHTS)[0]
+
+
+def equal(one, other):
+    assert one[0] == other[0]
+    for name, array in one[1].items():
+        np.testing.assert_array_equal(array, other[1][name], name)
+
+
+@pytest.mark.parametrize("numerics", ["reference", "fast"])
+@pytest.mark.parametrize(
+    "name, call, after, done",
+    [
+        ("keep", 1, False, 0),  # the first epoch is lost
+        ("keep", 1, True, 1),  # its state is there, its weights are not
+        ("save", 2, True, 2),
+        ("keep", 3, True, 3),  # a stage has ended
+        ("keep", 4, False, 3),
+        ("keep", 5, True, 5),
+        ("keep", 6, True, 6),  # all epochs are done, the last and best weights are missing
+        ("write_record", 2, True, 6),  # complete, and has not its name yet
+    ],
+)
+def test_a_stopped_training_goes_on_to_the_same_bits(
+    loaded, monkeypatch, name, call, after, done, numerics
+):
+    if numerics == "fast" and backend.NAME == "tensorflow":
+        pytest.skip("TensorFlow's fast numerics differ from run to run")
+    loaded.runtime["numerics"] = numerics
+    backend.set_deterministic()
+    with monkeypatch.context() as patch:
+        expected = lived(loaded, patch)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        holder = weights if name == "save" else runs.Run
+        killing(patch, holder, name, call, after)
+        lived(loaded, patch)
+    with monkeypatch.context() as patch:
+        found = lived(loaded, patch, done)
+    equal(found, expected)
+    names = sorted(path.name for path in loaded.path("models_folder").iterdir())
+    assert names == ["ResNet34", "ResNet34.lock", "ResNet34.previous"]
+
+
+def test_a_kill_between_two_renames_loses_nothing(loaded, monkeypatch):
+    _, folder = run(seeded(), loaded, [stage()])
+    replace, renames = os.replace, []
+
+    def second(source, target):
+        if str(source).endswith(".unfinished"):
+            raise Killed
+        renames.append(target)
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(runs.os, "replace", second)
+        run(seeded(), loaded, [stage(2)])
+    assert not folder.exists()
+    assert runs.complete_folder(loaded, "ResNet34").name == "ResNet34.unfinished"
+    run(seeded(), loaded, [stage(3)])
+    assert len(read_history(folder)) == 3
+    assert len(read_history(folder.with_name("ResNet34.previous"))) == 2
+
+
+def test_changed_conditions_are_refused_and_restart_begins_anew(loaded, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killing(patch, runs.Run, "keep", 1, after=True)
+        run(seeded(), loaded, [stage(2)])
+    loaded.modular["ResNet34"]["stages"] = [stage(2, learning_rate=0.002)]
+    with pytest.raises(UserError, match="learning_rate: then 0.001, now 0.002.*--restart"):
+        training.train(seeded(), loaded, "ResNet34")
+    rows = training.train(seeded(), loaded, "ResNet34", restart=True)
+    assert [row["epoch"] for row in rows] == [1, 2]
+
+
+def test_a_damaged_state_is_told(loaded, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killing(patch, runs.Run, "keep", 1, after=True)
+        run(seeded(), loaded, [stage(2)])
+    path = loaded.path("models_folder") / "ResNet34.unfinished" / runs.STATE
+    good = path.read_bytes()
+    for damage in (b"", good[: len(good) // 2], good[:900] + bytes([good[900] ^ 1]) + good[901:]):
+        path.write_bytes(damage)
+        with pytest.raises(UserError, match="damaged.*--restart"):
+            run(seeded(), loaded, [stage(2)])
+
+
+@pytest.mark.parametrize("kind", ["", ".unfinished", ".previous"])
+def test_files_of_the_users_own_are_left_alone(loaded, kind):
+    folder = loaded.path("models_folder") / f"ResNet34{kind}"
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="notes.txt"):
+        run(seeded(), loaded, [stage()])
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_one_training_at_a_time(loaded):
+    with runs.training(loaded, "ResNet34", {"conditions": {}}):
+        with pytest.raises(UserError, match=f"ResNet34 is being trained.*process {os.getpid()}"):
+            run(seeded(), loaded, [stage()])
+    run(seeded(), loaded, [stage()])
+
+
+def test_a_table_that_is_open_elsewhere_ends_no_training(loaded, monkeypatch, capsys):
+    def locked(path, rows):
+        raise PermissionError(13, "Access is denied", str(path))
+
+    monkeypatch.setattr(training, "write_history", locked)
+    rows, folder = run(seeded(), loaded, [stage(2)])
+    assert len(rows) == 2 and (folder / runs.WEIGHTS).is_file()
+    assert "history.csv: could not be written" in capsys.readouterr().err
+
+
+def test_an_unfinished_training_is_not_evaluated_as_a_finished_one(loaded, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killing(patch, weights, "save", 1, after=True)
+        run(seeded(), loaded, [stage(2)])
+    with pytest.raises(UserError, match="stopped before its end.*ResNet34_Train.*--unfinished"):
+        weights.load_trained(net(), loaded, "ResNet34")
+    weights.load_trained(net(), loaded, "ResNet34", unfinished=True)
+
+
+def test_errors_of_the_batches_come_through_the_framework(loaded, monkeypatch):
+    def broken(batches, index):
+        raise UserError("Images3.jpeg: expected a JPEG image")
+
+    _, folder = run(seeded(), loaded, [stage()])
+    before = (folder / "history.csv").read_bytes()
+    monkeypatch.setattr(feeds, "epoch_batches", lambda batches, title: map(broken, [batches], [0]))
+    with pytest.raises(UserError, match="Images3.jpeg"):
+        run(seeded(), loaded, [stage()])
+    assert (folder / "history.csv").read_bytes() == before
+
+
+def test_too_little_memory_is_told_with_the_batch_size(loaded, monkeypatch):
+    def full(*args):
+        raise MemoryError("Unable to allocate 17 PiB")
+
+    monkeypatch.setattr(backend, "fit_epoch", full)
+    with pytest.raises(UserError, match="batch_size 8 at target_size 32.*17 PiB"):
+        run(net(), loaded, [stage()])
 
 
 @pytest.mark.parametrize(
@@ -363,16 +551,16 @@ def test_two_runs_give_the_same_bits(loaded):
 def test_the_paper_stacks_own_fit_gives_the_same_bits(loaded, tmp_path):
     """One call of Keras 2.4's `fit` with its callbacks, as in the original, against ours."""
 
-    def start():
+    def start(dropout=backend.Dropout):
         backend.set_seeds(tensorflow=1, python=2, numpy=3)
-        return net()
+        return net(dropout)
 
     model = start()
     described = stage(6, optimizer="adam", learning_rate=0.01, patience=2, **AUGMENTED)
     rows, folder = run(model, loaded, [described])
     state = generators()
 
-    original = start()
+    original = start(keras.layers.Dropout)
     original.compile(
         keras.optimizers.Adam(0.01), "categorical_crossentropy", ["categorical_accuracy"]
     )
@@ -397,7 +585,7 @@ def test_the_paper_stacks_own_fit_gives_the_same_bits(loaded, tmp_path):
         assert values == [row[key] for row in rows], key
     for ours, theirs in zip(model.get_weights(), original.get_weights()):
         np.testing.assert_array_equal(ours, theirs)
-    ours, theirs = (weights.read_h5(file)[0] for file in (folder / weights.FILE, path))
+    ours, theirs = (weights.read_h5(file)[0] for file in (folder / runs.WEIGHTS, path))
     for name, array in ours.items():
         np.testing.assert_array_equal(array, theirs[name], name)
 
@@ -488,11 +676,12 @@ def test_both_feeds_are_what_training_knows_as_a_feed():
     arguments = ["model", "stage", "training", "validation", "settings", "random"]
     for kind in (feeds.HostFeed, DeviceFeed):
         assert list(inspect.signature(kind).parameters) == arguments
-        assert public(kind) == public(feeds.Feed) == {"compile", "fit", "validate", "end_epoch"}
+        names = {"compile", "fit", "validate", "end_epoch", "state", "restore"}
+        assert public(kind) == public(feeds.Feed) == names
 
 
 @pytest.mark.parametrize("numerics, kind", [("reference", feeds.HostFeed), ("fast", DeviceFeed)])
 def test_the_feed_is_that_of_the_numerics(loaded, numerics, kind):
     loaded.runtime["numerics"] = numerics
-    feed = feeds.opener(loaded)(net(), stage(), np.random.default_rng(0))
+    feed = feeds.opener(loaded).feed(net(), stage(), np.random.default_rng(0))
     assert type(feed) is kind and len(feed.images) == 35

@@ -108,7 +108,7 @@ class DeviceFeed:
 
     def __init__(self, model, stage, training, validation, settings, random):
         self.batch_size, self.augmentation = stage["batch_size"], augmentation_of(stage)
-        self.size, self.random = settings.size, random
+        self.model, self.size, self.random = model, settings.size, random
         self.images, self.one_hot = training
         self.validation_labels = validation[1]
         rows = keras.layers.Input((), dtype="int32", name="rows")
@@ -147,3 +147,13 @@ class DeviceFeed:
 
     def end_epoch(self):
         """Nothing is drawn between the epochs."""
+
+    def state(self):
+        values = {"random": self.random.bit_generator.state}
+        return values, B.training_state(self.model, self.trained)
+
+    def restore(self, values, arrays):
+        rows, placements = np.zeros(1, np.int32), np.zeros((1, 7), np.float32)
+        example = [rows, placements], self.one_hot[:1]
+        B.set_training_state(self.model, self.trained, arrays, example)
+        self.random.bit_generator.state = values["random"]

@@ -1,0 +1,218 @@
+"""The life of a training run on the disk, from its first epoch to the finished model.
+
+    Models/<Name>.unfinished/   the run that trains, or was stopped: its state after the last epoch
+    Models/<Name>/              the last complete run
+    Models/<Name>.previous/     the complete run before it
+
+A run is renamed only when it is complete, so whatever stops a program, a complete run stays. Files
+are moved and removed by name; a folder with anything else in it is left alone.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import zipfile
+import zlib
+
+import numpy as np
+
+from src.errors import UserError
+from src.files import lock, replace
+
+WEIGHTS, HISTORY, PICTURE = "weights.h5", "history.csv", "history.png"
+RECORD = "settings.json"  # what the run was begun with, and whether it is complete
+STATE = "state.npz"  # what it needs to go on; gone once it is complete
+OURS = re.compile(
+    "({})(\\.\\d+-[0-9a-f]+\\.part)?|(weights|history)\\.part".format(
+        "|".join(map(re.escape, (WEIGHTS, HISTORY, PICTURE, RECORD, STATE)))
+    )
+)
+
+
+def complete_folder(settings, name):
+    """Return the folder of the last complete run. Raises UserError where there is none."""
+    folder = settings.path("models_folder") / name
+    unfinished = _beside(folder, "unfinished")
+    if not folder.exists() and _is_complete(unfinished):
+        return unfinished  # stopped between two renames; the next training ends that
+    if (folder / WEIGHTS).is_file():
+        return folder
+    again = f"run {name}_Train.py with the same settings folder"
+    if (unfinished / WEIGHTS).is_file():
+        raise UserError(
+            f"{unfinished}: the training was stopped before its end: {again} to continue it, or "
+            "evaluate what there is with --unfinished"
+        )
+    raise UserError(f"{folder / WEIGHTS} is missing: {again} first")
+
+
+def unfinished_folder(settings, name):
+    """Return the folder of a run that was stopped. Raises UserError where it has no weights."""
+    folder = _beside(settings.path("models_folder") / name, "unfinished")
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder / WEIGHTS} is missing: there is no unfinished training of {name}")
+    return folder
+
+
+@contextlib.contextmanager
+def training(settings, name, record, restart=False):
+    """Hold the run `name` for training; yield its Run. Nobody else can train it meanwhile.
+
+    A run that was stopped goes on, unless `restart`. Once the block has ended, the run is complete
+    and has its name. record: a JSON object that tells of the run; its "conditions" decide the run's
+    numbers, and a run that was begun under other ones does not go on.
+    Raises UserError where another process trains it, for changed conditions, for a folder with
+    files that are not a run's, and for a damaged state.
+    """
+    final = settings.path("models_folder") / name
+    folder = _beside(final, "unfinished")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with lock(_beside(final, "lock"), f"{name} is being trained in {final.parent}"):
+        for path in (folder, final, _beside(final, "previous")):
+            _check_files(path)
+        if not final.exists() and _is_complete(folder):
+            _take_name(folder, final)
+        if restart and folder.exists():
+            shutil.rmtree(folder)
+        run = Run(folder, record)
+        yield run
+        run.write_record(complete=True)
+        (folder / STATE).unlink(missing_ok=True)
+        _take_name(folder, final)
+
+
+class Run:
+    """A run that trains: `folder`, and `state` if it was stopped, else None.
+
+    The state is (values, arrays): a JSON object and {name: array}, as given to `keep`.
+    """
+
+    def __init__(self, folder, record):
+        self.folder, self.record = folder, record
+        self.state = None
+        if (folder / STATE).exists():
+            _refuse_changes(folder, record)
+            self.state = _read_state(folder / STATE)
+        elif folder.exists():
+            shutil.rmtree(folder)  # stopped before its first epoch's end
+        folder.mkdir(exist_ok=True)
+        for path in folder.iterdir():
+            if path.suffix == ".part":
+                path.unlink()  # of a process that was killed
+        if self.state is None:
+            self.write_record(complete=False)
+
+    def write_record(self, complete):
+        """Write what the run was begun with, and whether it is complete."""
+        record = {"complete": complete, **self.record}
+        with replace(self.folder / RECORD) as part, open(part, "w", encoding="utf-8") as file:
+            file.write(json.dumps(record, indent=4) + "\n")
+
+    def keep(self, values, arrays):
+        """Write the state after an epoch: a JSON object and {name: array}."""
+        text = np.frombuffer(json.dumps(values).encode(), np.uint8)
+        with replace(self.folder / STATE) as part, open(part, "wb") as file:
+            np.savez(file, values=text, **arrays)
+
+
+def is_complete(folder):
+    """Return whether a run's folder says that it is complete; runs of earlier versions are."""
+    record = _record(folder)
+    return record is not None and record.get("complete", True) is True
+
+
+def _is_complete(folder):
+    return (_record(folder) or {}).get("complete") is True and (folder / WEIGHTS).is_file()
+
+
+def _record(folder):
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None  # no run, or one of the user's own making
+    return record if isinstance(record, dict) else None
+
+
+def _read_state(path):
+    try:
+        with np.load(path, allow_pickle=False) as file:  # a zip, whose parts have checksums
+            arrays = {name: file[name] for name in file.files}
+        return json.loads(arrays.pop("values").tobytes().decode()), arrays
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        NotImplementedError,
+        RecursionError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise UserError(
+            f"{path}: damaged, so the training cannot go on ({' '.join(str(error).split())}); "
+            "begin anew with --restart"
+        ) from None
+
+
+def _refuse_changes(folder, record):
+    begun = (_record(folder) or {}).get("conditions") or {}
+    changes = [
+        f"{key}: then {_short(then)}, now {_short(now)}"
+        for part, now_there in record["conditions"].items()
+        for key, then, now in _changes(begun.get(part, {}), now_there, part)
+    ]
+    if changes:
+        raise UserError(
+            f"{folder}: this training was begun otherwise ({'; '.join(changes)}): go back to that, "
+            "or begin anew with --restart"
+        )
+
+
+def _changes(then, now, name):
+    """Yield (name, then, now) of all that differs between two JSON values."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in {**then, **now}:
+            yield from _changes(then.get(key), now.get(key), f"{name} {key}")
+    elif isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        for number, pair in enumerate(zip(then, now), start=1):
+            yield from _changes(*pair, f"{name} {number}")
+    elif then != now:
+        yield name, then, now
+
+
+def _short(value):
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _beside(folder, kind):
+    return folder.with_name(f"{folder.name}.{kind}")
+
+
+def _check_files(folder):
+    """Raise UserError if there is anything in a run's folder that is not a run's."""
+    if not os.path.lexists(folder):
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        raise UserError(f"{folder}: expected a folder of a training; move what is there elsewhere")
+    strange = sorted(
+        path.name for path in folder.iterdir() if path.is_dir() or not OURS.fullmatch(path.name)
+    )
+    if strange:
+        more = f" and {len(strange) - 1} more" if strange[1:] else ""
+        raise UserError(
+            f"{folder}: found {strange[0]}{more}, which no training has made: move the folder or "
+            "these files elsewhere, since it will be renamed"
+        )
+
+
+def _take_name(folder, final):
+    """Give a complete run its name; the one that has it becomes the previous one."""
+    previous = _beside(final, "previous")
+    if final.exists():
+        if previous.exists():
+            shutil.rmtree(previous)
+        os.replace(final, previous)
+    os.replace(folder, final)
