@@ -11,7 +11,7 @@ others). Expected first line: `Replicable Results!` on the paper's setup, elsewh
 Replicable Results. Change your GPU!`.
 
 Exit codes: 0 identical, 1 different (repeatable, as far as --repeat has tried), 2 not repeatable
-here, 3 bad input.
+here, 3 bad input, 4 a fault of the program.
 
 Comes after ETL.py. Time: one epoch at 224 x 224, over an hour on 2 CPU cores, minutes on a GPU;
 half a minute in the Quickstart. Memory: as ResNet34_Train.py. Writes nothing but the ImageNet
@@ -34,7 +34,7 @@ REPEAT = {
 }
 
 
-@command(bad_input=3)
+@command(bad_input=3, fault=4)
 def main(argv=None):
     args = parse(argv, __doc__, {"--repeat": REPEAT})
     if args.repeat < 1:

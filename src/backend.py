@@ -125,8 +125,8 @@ class _Dropout(keras.layers.Dropout):
         from tensorflow.python.ops import gen_stateful_random_ops
 
         graph_seed, seed = random_seed.get_seed(None)
-        start, self.generator.start = self.generator.start, None
-        with ops.init_scope():  # when the step is traced, not in it
+        start = self.generator.start
+        with ops.init_scope():  # when the step is traced, not in it; TensorFlow may trace it twice
             self.generator.state.assign([0, seed, graph_seed] if start is None else start)
         philox = 1
         drawn = gen_stateful_random_ops.stateful_uniform(
@@ -334,7 +334,11 @@ def compile_model(model, optimizer, learning_rate, steps_per_execution=1, xla=Fa
         steps_per_execution=steps_per_execution,
         **extra,
     )
-    if GENERATION == 3 and NAME == "tensorflow":
+    if GENERATION == 2:
+        for layer in model._flatten_layers():
+            if isinstance(layer, Dropout):
+                layer.generator.start = None  # the next tracing starts anew
+    elif NAME == "tensorflow":
         import tensorflow
 
         # TensorFlow 2.21's pass that removes superfluous dependencies also removes, in some
@@ -419,7 +423,7 @@ def set_layer_state(model, arrays):
     _assign(_layer_variables(model), arrays, "layer")
     for layer in model.layers:
         if GENERATION == 2 and isinstance(layer, Dropout):
-            layer.generator.start = to_numpy(layer.generator.state)  # for the next tracing
+            layer.generator.start = to_numpy(layer.generator.state)
 
 
 def _assign(variables, arrays, kind):

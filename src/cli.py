@@ -10,7 +10,6 @@ from src.errors import UserError
 from src.interrupts import MESSAGE
 from src.settings import load
 
-FAULT = 70  # the exit code of what should not happen
 RESTART = {
     "--restart": {"action": "store_true", "help": "begin anew, where a training was stopped before"}
 }
@@ -51,15 +50,16 @@ def settings_from(argv, doc):
     return parse(argv, doc).settings
 
 
-def command(main=None, bad_input=2):
+def command(main=None, bad_input=2, fault=None):
     """Make `main(argv=None) -> int` end in an exit code, never in a traceback the user caused.
 
     A UserError becomes one line on stderr and the code `bad_input`; so does a file that cannot be
     read or written, a full disk, or too little memory. Anything else is a fault of the program: its
-    traceback, and the code FAULT. Use: `@command` or `@command(bad_input=3)`.
+    traceback, and the code `fault`, by default Python's own 1.
+    Use: `@command` or `@command(bad_input=3, fault=4)`.
     """
     if main is None:
-        return functools.partial(command, bad_input=bad_input)
+        return functools.partial(command, bad_input=bad_input, fault=fault)
 
     @functools.wraps(main)
     def guarded(argv=None):
@@ -75,8 +75,10 @@ def command(main=None, bad_input=2):
             print(MESSAGE, file=sys.stderr)
             return 130
         except Exception:
+            if fault is None:
+                raise
             traceback.print_exc()
-            return FAULT
+            return fault
 
     return guarded
 

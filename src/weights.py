@@ -208,6 +208,9 @@ def load(model, path, architecture):
 
     Raises UserError when the file was trained with another architecture.
     """
+    if not Path(path).is_file():
+        script = f"{Path(path).parent.name}_Train.py"
+        raise UserError(f"{path} is missing: run {script} first, with the same settings folder")
     arrays, found = read_h5(path)
     if found != architecture:
         raise UserError(

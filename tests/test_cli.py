@@ -73,3 +73,14 @@ def test_a_script_may_have_its_own_code_for_bad_input():
 
     assert main([]) == 3
     assert main.__doc__ == "Keep me."
+
+
+def test_a_fault_may_have_a_code_of_its_own(capsys):
+    """check_rep's 1 means "different", which make forgives."""
+
+    @command(bad_input=3, fault=4)
+    def main(argv=None):
+        return 1 / 0
+
+    assert main() == 4
+    assert "ZeroDivisionError" in capsys.readouterr().err
