@@ -6,6 +6,7 @@ holds the 48 x 48 originals, one batch, and the net.
 
 import json
 import math
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -129,7 +130,7 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True):
         CLASSES,
         f"{name}: {len(test_labels)} test images, with TTA {percent:.2f} % right",
     )
-    print(f"Data:  {told}")
+    print(f"data: {told}", file=sys.stderr)  # the lines on stdout are the original's
     print(f"Pictures and reports: {folder}", flush=True)
     return metrics
 

@@ -77,17 +77,34 @@ def lock(path, busy):
     """
     path = os.fspath(path)
     os.makedirs(os.path.dirname(path) or os.curdir, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            _lock(file)
-        except (BlockingIOError, PermissionError):
-            file.seek(1)
-            holder = file.read().strip() or "another one"
-            raise UserError(f"{busy} by process {holder}: wait for it, or stop it") from None
+    with _locked(path, busy) as file:
         file.truncate(0)
         file.write(f"\n{os.getpid()} ({os.path.basename(sys.argv[0])})\n")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows removes no open file; it does no harm
+                os.remove(path)
+
+
+def _locked(path, busy):
+    """Return the open and locked file `path`."""
+    while True:
+        file = open(path, "a+", encoding="utf-8")
+        try:
+            _lock(file)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        except FileNotFoundError:
+            file.close()  # removed by the one that held it, before this one had it
+            continue
+        except (BlockingIOError, PermissionError):
+            file.seek(1)
+            holder = file.read().strip() or "another one"
+            file.close()
+            raise UserError(f"{busy} by process {holder}: wait for it, or stop it") from None
+        file.close()
 
 
 def _lock(file):

@@ -25,6 +25,8 @@ def interrupted(script, folder, wait, number):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background job, such as this test may be, would have it ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     time.sleep(wait)
     sent = time.perf_counter()

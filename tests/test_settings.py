@@ -289,7 +289,7 @@ def test_folders_of_the_program_are_refused(tmp_path, monkeypatch, key):
     """Else a settings folder from elsewhere could overwrite code, or put a module beside it."""
     monkeypatch.chdir(PROGRAM)
     (tmp_path / "link").symlink_to(PROGRAM / "src")
-    refused = [".", "..", "/", "src", "src/fast", "SRC/x", "Data/../tests", "Settings/Quickstart"]
+    refused = [".", "..", "/", "src", "src/fast", "SRC/x", "Data/../src", "Settings/Quickstart"]
     refused += [".git/hooks", ".venv/lib", "benchmarks", str(PROGRAM), str(tmp_path / "link")]
     for folder in refused:
         write(tmp_path, Data={key: folder})

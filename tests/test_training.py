@@ -351,7 +351,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
         found = lived(loaded, patch, done)
     equal(found, expected)
     names = sorted(path.name for path in loaded.path("models_folder").iterdir())
-    assert names == ["ResNet34", "ResNet34.lock", "ResNet34.previous"]
+    assert names == ["ResNet34", "ResNet34.previous"]
 
 
 def test_a_kill_between_two_renames_loses_nothing(loaded, monkeypatch):
