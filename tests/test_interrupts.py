@@ -54,10 +54,10 @@ def settings(settings_folder, tmp_path_factory):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_at_random_moments(settings, number):
-    """Ten of each: from the first import to training."""
+    """Ten of each: from the imports to training. (Before the first one, Python itself starts.)"""
     moments = random.Random(int(number))
     for _ in range(10):
-        wait = moments.uniform(0.3, 8)
+        wait = moments.uniform(1, 8)
         code, stderr, seconds = interrupted("ResNet34_Train.py", settings, wait, number)
         assert code == 128 + number, (wait, stderr[-1000:])
         assert stderr.endswith(f"{interrupts.MESSAGE}\n") and "Traceback" not in stderr, wait
