@@ -31,7 +31,10 @@ def interrupted(script, folder, wait, number):
     time.sleep(wait)
     sent = time.perf_counter()
     process.send_signal(number)
-    stderr = process.communicate(timeout=60)[1]
+    try:
+        stderr = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()  # where it goes on regardless, which is a failure
     return process.returncode, stderr, time.perf_counter() - sent
 
 
