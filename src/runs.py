@@ -72,8 +72,8 @@ def training(settings, name, record, restart=False):
     with lock(_beside(final, "lock"), f"{name} is being trained in {final.parent}"):
         for path in (folder, final, _beside(final, "previous")):
             _check_files(path)
-        if not final.exists() and _is_complete(folder):
-            _take_name(folder, final)
+        if _is_complete(folder) and not (folder / STATE).exists():
+            _take_name(folder, final)  # stopped just before: a finished run is not begun anew
         if restart and folder.exists():
             shutil.rmtree(folder)
         run = Run(folder, record)
@@ -115,12 +115,6 @@ class Run:
         text = np.frombuffer(json.dumps(values).encode(), np.uint8)
         with replace(self.folder / STATE) as part, open(part, "wb") as file:
             np.savez(file, values=text, **arrays)
-
-
-def is_complete(folder):
-    """Return whether a run's folder says that it is complete; runs of earlier versions are."""
-    record = _record(folder)
-    return record is not None and record.get("complete", True) is True
 
 
 def _is_complete(folder):
