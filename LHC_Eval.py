@@ -23,12 +23,12 @@ Expected result:
 import sys
 
 from src import evaluation, networks, runtime, weights
-from src.cli import UNFINISHED, command, parse
+from src.cli import SEED, UNFINISHED, command, parse
 
 
 @command
 def main(argv=None):
-    args = parse(argv, __doc__, UNFINISHED)
+    args = parse(argv, __doc__, {**UNFINISHED, **SEED})
     settings = args.settings
     runtime.prepare(settings)
     network = networks.build("LHC_Net", settings)

@@ -62,6 +62,9 @@ cast = _either("cast", "cast")
 convert = _either("convert_to_tensor", "convert_to_tensor")
 broadcast_to = _either("broadcast_to", "broadcast_to")
 floor = _either("floor", "floor")
+sqrt = _either("sqrt", "sqrt")
+cos = _either("cos", "cos")
+arange = _either("arange", "range")
 minimum = _either("minimum", "minimum")
 maximum = _either("maximum", "maximum")
 where = _either("where", "where")
@@ -73,7 +76,13 @@ stop_gradient = _either("stop_gradient", "stop_gradient")
 take_along_axis = _either("take_along_axis", "gather")
 if GENERATION == 2:
     take_along_axis = functools.partial(take_along_axis, batch_dims=1)
+_flip = _either("flip", "reverse")
 _conv = _either("conv", "nn.conv2d")
+
+
+def flip(x, axis):
+    """Return x with the order along one axis reversed."""
+    return _flip(x, [axis])
 
 
 class _AveragePooling2D(keras.layers.AveragePooling2D):
@@ -318,19 +327,104 @@ def set_precision(precision):
         tensorflow.config.experimental.enable_tensor_float_32_execution(precision != "float32")
 
 
-def compile_model(model, optimizer, learning_rate, steps_per_execution=1, xla=False):
-    """Give `model` a fresh optimizer ("adam" or "sgd"), the loss and the metric (section 6)."""
+class _Optimizer2:
+    """What Keras 3 calls its optimizers' methods, for a class before one of Keras 2.4's."""
+
+    def build(self, variables):
+        """Create the variables of the optimizer's own."""
+
+    def apply(self, gradients, variables, **kwargs):
+        return super().apply_gradients(zip(gradients, variables), **kwargs)
+
+    def apply_gradients(self, grads_and_vars, name=None, **kwargs):
+        gradients, variables = zip(*grads_and_vars)
+        with ops.init_scope():
+            self._create_all_weights(variables)
+        return self.apply(gradients, variables, name=name, **kwargs)
+
+    def _create_all_weights(self, variables):
+        super()._create_all_weights(variables)
+        if not getattr(self, "_is_built", False):
+            self._is_built = True
+            self.build(variables)
+
+    def add_variable_like(self, variable, name):
+        new = ops.Variable(variable, trainable=False, name=f"{variable.name.split(':')[0]}/{name}")
+        self._weights.append(new)
+        return new
+
+
+class _Optimizer3:
+    """What both generations' optimizers can be asked for."""
+
+    def add_variable_like(self, variable, name):
+        """Return a new variable of the optimizer with the value of another."""
+        new = self.add_variable_from_reference(variable, name)
+        new.assign(np.array(to_numpy(variable)))  # a copy: on JAX they would share the memory
+        return new
+
+
+_Optimizer = _Optimizer3 if GENERATION == 3 else _Optimizer2
+
+
+class Adam(_Optimizer, keras.optimizers.Adam):
+    """Keras' Adam, to derive from: `build(variables)` and `apply(gradients, variables)` are open.
+
+    `add_variable_like(variable, name)` gives it variables that are kept with its state.
+    """
+
+
+class SGD(_Optimizer, keras.optimizers.SGD):
+    """Keras' SGD, to derive from as from `Adam`."""
+
+
+OPTIMIZERS = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
+
+
+def repeat_step(result, args):
+    """Return the arguments of a `train_step` that follows one with `args` on the same batch."""
+    return (result[1], args[1]) if NAME == "jax" else args
+
+
+def after_step(model, result, update):
+    """Return the `result` of a `train_step` after `update()`, which assigns to variables."""
+    if NAME != "jax":
+        update()
+        return result
+    logs, state = result  # on JAX a step is a function from a state to the next
+    owners = model.trainable_variables, model.non_trainable_variables, model.optimizer.variables
+    pairs = [pair for group, values in zip(owners, state) for pair in zip(group, values)]
+    with keras.StatelessScope(state_mapping=pairs) as scope:
+        update()
+    groups = [[scope.get_current_value(variable) for variable in group] for group in owners]
+    return logs, (*groups, state[3])
+
+
+def compile_model(
+    model,
+    optimizer,
+    learning_rate=None,
+    steps_per_execution=1,
+    xla=False,
+    loss="categorical_crossentropy",
+    accuracy=None,
+):
+    """Give `model` a fresh optimizer, the loss and the metric (section 6).
+
+    optimizer: "adam" or "sgd", with its learning_rate, or an optimizer. accuracy: None, or a
+    function of that purpose named categorical_accuracy.
+    """
+    if isinstance(optimizer, str):
+        optimizer = OPTIMIZERS[optimizer](learning_rate=float(learning_rate))
+    plain = keras.metrics.CategoricalAccuracy() if GENERATION == 3 else "categorical_accuracy"
     if NAME == "torch":  # Keras knows single steps only there; they train the same
         steps_per_execution = 1
     # JAX has no other way to run a step than compiled by XLA.
     extra = {"jit_compile": xla or NAME == "jax"} if GENERATION == 3 else {}
-    optimizers = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
     model.compile(
-        optimizers[optimizer](learning_rate=float(learning_rate)),
-        loss="categorical_crossentropy",
-        metrics=[
-            keras.metrics.CategoricalAccuracy() if GENERATION == 3 else "categorical_accuracy"
-        ],
+        optimizer,
+        loss=loss,
+        metrics=[accuracy or plain],
         steps_per_execution=steps_per_execution,
         **extra,
     )
@@ -397,9 +491,20 @@ def training_state(model, trained):
 
     model: the net; trained: the compiled model around it, or itself.
     """
+    named = _state_variables(model, trained)
+    return {name: np.array(to_numpy(variable)) for name, variable in named.items()}
+
+
+def names_in_state(model, trained):
+    """Return {id of a variable: its name in a `training_state`}."""
+    named = _state_variables(model, trained)
+    return {id(variable): name for name, variable in named.items()}
+
+
+def _state_variables(model, trained):
     groups = {"layer": _layer_variables(model), "optimizer": _optimizer_variables(trained)}
     return {
-        f"{kind}_{number}": np.array(to_numpy(variable))
+        f"{kind}_{number}": variable
         for kind, variables in groups.items()
         for number, variable in enumerate(variables)
     }

@@ -16,6 +16,14 @@ RESTART = {
 UNFINISHED = {
     "--unfinished": {"action": "store_true", "help": "evaluate a training that was stopped"}
 }
+SEED = {
+    "--seed": {
+        "type": int,
+        "choices": range(4000000001),
+        "metavar": "K",
+        "help": "another run of the same recipe: all its seeds are K, its folder is seedK/",
+    }
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,7 +50,10 @@ def parse(argv, doc, options=None):
     )
     for flag, keywords in (options or {}).items():
         parser.add_argument(flag, **keywords)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if getattr(args, "seed", None) is not None:
+        args.settings = args.settings.with_seed(args.seed)
+    return args
 
 
 def settings_from(argv, doc):

@@ -12,7 +12,8 @@ from typing import Callable, NamedTuple, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from src import backend, dataset
+from src import backend, dataset, descent, distillation, mixing
+from src.backend import keras
 from src.etl import SUBFOLDER, check_matches
 from src.fast import feed as fast_feed
 from src.generator import ImageFolder, ImageFolderBatches
@@ -37,8 +38,8 @@ class Feed(Protocol):
         draw from the global generators.
         """
 
-    def compile(self, optimizer, learning_rate, steps_per_execution=1, xla=False):
-        """Give the model a fresh optimizer, as `backend.compile_model`; comes before `fit`."""
+    def compile(self, steps_per_execution=1, xla=False):
+        """Give the model a fresh optimizer, as the stage says; comes before `fit`."""
 
     def fit(self, title):
         """Train for one epoch; return {"loss", "categorical_accuracy"}.
@@ -49,13 +50,17 @@ class Feed(Protocol):
     def validate(self):
         """Return {"val_loss", "val_categorical_accuracy"}."""
 
+    def averaged(self):
+        """Return a context in which the model has the weights that are judged and kept."""
+
     def end_epoch(self):
         """Make the draws that come between two epochs."""
 
     def state(self):
         """Return (values, arrays), which `restore` takes, of what the next epoch starts from.
 
-        values: a JSON object; arrays: {name: array}. The global generators are not in it.
+        values: a JSON object, arrays: {name: array}; values["averages"] tells which array has the
+        average of which (src/descent.py). The global generators are not in it.
         """
 
     def restore(self, values, arrays):
@@ -98,40 +103,66 @@ def _sha256(arrays):
 class HostFeed:
     """The Feed of the reference: `training` is an ImageFolder, whose batches the host makes.
 
-    Their draws come from the global generators, as the original's do, and not from `random`.
+    Their draws come from the global generators, as the original's do; those that the original
+    does not make (src/mixing.py) come from `random`.
     """
 
     def __init__(self, model, stage, training, validation, settings, random=None):
-        self.model, self.images = model, training
+        self.model, self.stage, self.images = model, stage, training
         self.batches = training_batches(training, stage)
-        self.validation, self.settings = validation, settings
+        self.validation, self.settings, self.random = validation, settings, random
+        self.trained = model
+        if not descent.is_plain(stage):
+            images = keras.layers.Input(model.input_shape[1:], name="images")
+            outputs = distillation.student(model, images, stage, settings)
+            self.trained = descent.Trainer(images, outputs)
 
     def compile(self, *args):
-        backend.compile_model(self.model, *args)
+        if self.trained is not self.model:
+            backend.compile_model(self.model, "sgd", 1.0)  # validates only
+        descent.compile_model(self.trained, self.model, self.stage, len(self.batches), *args)
         self.batches[0]  # Keras 2.4 asks for a batch before training starts, and its draws count
 
     def fit(self, title):
         ahead = self.settings.runtime["prefetch_batches"]
-        stream = prefetch(epoch_batches(self.batches, title), ahead)
-        return backend.fit_epoch(self.model, stream, len(self.batches))
+        batches = epoch_batches(self.batches, title)
+        if mixing.is_asked(self.stage):
+            batches = self._mixed(batches)
+        return backend.fit_epoch(self.trained, prefetch(batches, ahead), len(self.batches))
+
+    def _mixed(self, batches):
+        for x, one_hot in batches:
+            rows = mixing.draw(self.random, len(x), x.shape[1], self.stage)
+            x = mixing.pictures(x[..., 0], rows, np)
+            yield rgb(x), mixing.labels(one_hot, rows)
 
     def validate(self):
         return validate(self.model, self.validation, self.settings)
+
+    def averaged(self):
+        return descent.averaged(self.trained)
 
     def end_epoch(self):
         self.batches.on_epoch_end()
 
     def state(self):
-        values = {"batches_seen": self.batches.batches_seen}
-        arrays = backend.training_state(self.model, self.model)
+        values = {
+            "batches_seen": self.batches.batches_seen,
+            "averages": descent.averages_in_state(self.trained, self.model),
+        }
+        if self.random:
+            values["random"] = self.random.bit_generator.state
+        arrays = backend.training_state(self.model, self.trained)
         return values, {**arrays, "order": self.batches.order}
 
     def restore(self, values, arrays):
         size = self.batches.size
         shapes = (1, size, size, 3), (1, len(dataset.CLASSES))
         example = tuple(np.zeros(shape, np.float32) for shape in shapes)
-        backend.set_training_state(self.model, self.model, arrays, example)
+        backend.set_training_state(self.model, self.trained, arrays, example)
         self.batches.batches_seen, self.batches.order = values["batches_seen"], arrays["order"]
+        if self.random:
+            self.random.bit_generator.state = values["random"]
 
 
 def epoch_batches(batches, title):

@@ -51,6 +51,20 @@ NO_AUGMENTATION = {
     "zoom_range": 0,
     "horizontal_flip": False,
 }
+# What a stage may ask for beyond the paper's: of its pictures (src/mixing.py) and of its steps
+# (src/descent.py).
+PLAIN_PICTURES = {"mixup": 0, "random_erasing": 0}
+PLAIN_STEPS = {
+    "schedule": "constant",
+    "warmup_epochs": 0,
+    "momentum": 0,
+    "nesterov": False,
+    "weight_decay": 0,
+    "sharpness": 0,
+    "ema": 0,
+    "label_smoothing": 0,
+    "distillation": None,
+}
 
 # JSON Schema takes 48.0 for an integer; a batch size is to be written 48.
 _Validator = extend(
@@ -97,9 +111,11 @@ class Settings:
     def recipe(self, name):
         """Return {"seeds", "stages"} of a training step (REFERENCE.md section 6).
 
-        name: check_rep, ResNet34, LHC, Controller (has "initial_scalars" too) or LHC_Net, whose
-        three stages are those of Training_Settings.json.
+        name: check_rep, ResNet34, LHC, Controller (has "initial_scalars" too), Control (LHC's) or
+        LHC_Net, whose three stages are those of Training_Settings.json.
         """
+        if name == "Control":
+            name = "LHC"
         if name != "LHC_Net":
             return copy.deepcopy(self.modular[name])
         training, stages = self.training, []
@@ -112,12 +128,31 @@ class Settings:
         seeds = dict.fromkeys(("tensorflow", "python", "numpy"), training["seed"])
         return {"seeds": seeds, "stages": stages}
 
+    def with_seed(self, seed):
+        """Return the same settings for another run: its seeds, and folders of its own for it.
+
+        Every seed of the recipes becomes `seed`; models and results go to seed<seed>/ in theirs.
+        """
+        values = self.resolved()
+        values["training"]["seed"] = seed
+        for recipe in values["modular"].values():
+            seeds = dict.fromkeys(recipe["seeds"], seed)
+            recipe["seeds"] = seeds
+            for stage in recipe["stages"]:
+                stage["seeds"] = stage["seeds"] and seeds
+                stage["generator_seed"] = None if stage["generator_seed"] is None else seed
+        for key in ("models_folder", "results_folder"):
+            values["data"][key] = str(self.path(key) / f"seed{seed}")
+        return Settings(values, self.folder, self.known_results)
+
     def _stage(self, stage):
         """Return a stage with the keys that it leaves out, and no more epochs than are allowed."""
         unset = dict.fromkeys(("patience", "seeds", "generator_seed"))
         limit = self.runtime["max_epochs"]
         return {
             **NO_AUGMENTATION,
+            **PLAIN_PICTURES,
+            **PLAIN_STEPS,
             **unset,
             **stage,
             "epochs": min(stage.get("epochs", limit), limit),
@@ -145,6 +180,7 @@ def load(folder="Settings"):
     values = {name: files[file] for name, file in FILES.items()}
     settings = Settings(values, folder, files[KNOWN_RESULTS])
     _check(settings)
+    _check_stages(files[FILES["modular"]], folder)
     return settings
 
 
@@ -312,6 +348,22 @@ def _check(settings):
     if settings.runtime["numerics"] == "reference" and precision != "float32":
         allowed = 'only "float32" while numerics is "reference" ("fast" allows it)'
         raise _error(folder, [FILES["runtime"], "precision"], _short(precision), allowed)
+
+
+def _check_stages(modular, folder):
+    """Raise UserError for a stage that asks for things that do not go together."""
+    for name, recipe in modular.items():
+        for i, stage in enumerate(recipe["stages"]):
+            where = [FILES["modular"], name, "stages", i]
+            if stage.get("schedule") == "cosine" and "epochs" not in stage:
+                allowed = 'a number of epochs beside "schedule": "cosine", which ends with them'
+                raise _error(folder, [*where, "epochs"], "nothing", allowed)
+            for key in ("momentum", "nesterov", "weight_decay"):
+                if stage.get(key) and stage["optimizer"] != "sgd":
+                    allowed = 'nothing but 0 or false beside "adam" ("sgd" has it)'
+                    raise _error(folder, [*where, key], _short(stage[key]), allowed)
+            if stage.get("nesterov") and not stage.get("momentum"):
+                raise _error(folder, [*where, "nesterov"], "true", "true beside a momentum only")
 
 
 def _usable(path):

@@ -22,7 +22,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from src import backend, feeds, plots, runs, weights
+from src import backend, descent, distillation, feeds, plots, runs, weights
 from src.errors import UserError
 from src.files import replace
 from src.runtime import versions
@@ -136,14 +136,14 @@ class Keeper:
         values, arrays = self.resumed
         progress = Progress(**values["progress"])
         if progress.best_epoch == progress.epoch:
-            backend.set_layer_state(self.model, arrays)
+            averages = values["feed"]["averages"]
+            backend.set_layer_state(self.model, descent.judged(arrays, averages))
             self.weights()
-            best_weights = self.model.get_weights()
         else:
             path = self.run.folder / runs.WEIGHTS
             weights.load(self.model, path, weights.architecture_of(self.model, self.settings))
-            best_weights = self.model.get_weights()
-            backend.set_layer_state(self.model, arrays)
+        best_weights = self.model.get_weights()
+        backend.set_layer_state(self.model, arrays)
         backend.set_random_state(values["random"])
         return best_weights
 
@@ -184,7 +184,7 @@ def run_stage(model, stage, feed, runtime, label, keeper=None):
     """
     keeper = keeper or NoKeeper()
     steps, xla = runtime["steps_per_execution"], runtime["xla"]
-    feed.compile(stage["optimizer"], stage["learning_rate"], steps, xla)
+    feed.compile(steps, xla)
     progress, best_weights = keeper.restore()
     gc.collect()  # networks that only gave their weights, and earlier stages, refer to themselves
     while not progress.finished:
@@ -193,7 +193,10 @@ def run_stage(model, stage, feed, runtime, label, keeper=None):
         started = time.perf_counter()
         logs = feed.fit(title)
         seconds = time.perf_counter() - started
-        row = {"epoch": progress.epoch, **logs, **feed.validate()}
+        with feed.averaged():
+            row = {"epoch": progress.epoch, **logs, **feed.validate()}
+            better = row["val_categorical_accuracy"] > progress.best
+            judged = model.get_weights() if better else None
         row.update(seconds=seconds, images_per_second=len(feed.images) / seconds)
         print(
             "{}: loss {loss:.4f}, accuracy {categorical_accuracy:.4f}, val_loss {val_loss:.4f}, "
@@ -208,11 +211,10 @@ def run_stage(model, stage, feed, runtime, label, keeper=None):
                 f"{title}: loss {row['loss']}, val_loss {row['val_loss']}: expected finite numbers;"
                 " lower the stage's learning_rate"
             )
-        better = row["val_categorical_accuracy"] > progress.best
         if better:
             progress.best, progress.best_epoch = row["val_categorical_accuracy"], progress.epoch
             progress.waited = 0
-            best_weights = model.get_weights()
+            best_weights = judged
             # A weight that is no number need not show in the loss: ReLU and maximum hide it.
             if not all(np.isfinite(array).all() for array in best_weights):
                 yield row
@@ -230,7 +232,8 @@ def run_stage(model, stage, feed, runtime, label, keeper=None):
         # The weights come second: until then, the state knows that its own are the best.
         keeper.state(progress, row)
         if better:
-            keeper.weights()
+            with feed.averaged():
+                keeper.weights()
         yield row
 
 
@@ -268,6 +271,9 @@ def _record(model, settings, recipe, opened):
         "data": opened.digests,
         "weights at the start": {"sha256": start.hexdigest()},
     }
+    teachers = distillation.digests(recipe)
+    if teachers:
+        conditions["teachers"] = teachers
     return {"settings": settings.resolved(), "versions": found, "conditions": conditions}
 
 

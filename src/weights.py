@@ -247,7 +247,10 @@ def load_trained(model, settings, name, unfinished=False):
 def architecture_of(model, settings):
     """Everything in the settings that shapes `model`, for storing beside its weights."""
     shape = {"network": model.name, "target_size": settings.size}
-    return dict(shape, lhc=settings.lhc) if model.name != "ResNet34" else shape
+    if model.name != "ResNet34":
+        start = "value_initializer"  # shapes nothing
+        shape["lhc"] = {key: value for key, value in settings.lhc.items() if key != start}
+    return shape
 
 
 def ensure_imagenet(settings):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from src import backend as B
-from src import dataset
+from src import dataset, descent, distillation, mixing
 from src.backend import keras
 from src.generator import draw_parameters
 from src.pixels import bilinear_taps
@@ -48,7 +48,8 @@ class DeviceImages(keras.layers.Layer):
     """Rows (B,) int32 [and placements (B, 7)] -> images float32 (B, size, size, 3), 0...255.
 
     Holds `images` uint8 (N, h, w). With placements, images are floored and moved as in training;
-    without, they are only enlarged, as for validation.
+    without, they are only enlarged, as for validation. With rows of src/mixing.py (B, 6) as well,
+    they are erased and mixed.
     """
 
     def __init__(self, images, size, **kwargs):
@@ -62,10 +63,10 @@ class DeviceImages(keras.layers.Layer):
             trainable=False,
         )
 
-    def compute_output_shape(self, rows_shape, placements_shape=None):
+    def compute_output_shape(self, rows_shape, placements_shape=None, mixes_shape=None):
         return (rows_shape[0], self.size, self.size, 3)
 
-    def call(self, rows, placements=None):
+    def call(self, rows, placements=None, mixes=None):
         x = B.cast(B.take(B.convert(self.pixels), rows, axis=0), "float32")
         for axis in (2, 1):  # along the lines first, as TensorFlow does
             lower, upper, weight = bilinear_taps(x.shape[axis], self.size)
@@ -73,6 +74,8 @@ class DeviceImages(keras.layers.Layer):
             x = low + (high - low) * (weight if axis == 2 else weight[:, None])
         if placements is not None:
             x = self._move(B.floor(x), placements)
+        if mixes is not None:
+            x = mixing.pictures(x, mixes, B)
         return rgb(x)
 
     def _move(self, x, placements):
@@ -107,27 +110,38 @@ class DeviceFeed:
     """
 
     def __init__(self, model, stage, training, validation, settings, random):
-        self.batch_size, self.augmentation = stage["batch_size"], augmentation_of(stage)
+        self.stage, self.batch_size = stage, stage["batch_size"]
         self.model, self.size, self.random = model, settings.size, random
         self.images, self.one_hot = training
         self.validation_labels = validation[1]
         rows = keras.layers.Input((), dtype="int32", name="rows")
-        placements = keras.layers.Input((7,), name="placements")
-        images = DeviceImages(self.images, self.size, name="training_images")(rows, placements)
-        self.trained = keras.Model([rows, placements], model(images))
+        places = [rows, keras.layers.Input((7,), name="placements")]
+        if mixing.is_asked(stage):
+            places.append(keras.layers.Input((mixing.COLUMNS,), name="mixing"))
+        images = DeviceImages(self.images, self.size, name="training_images")(*places)
+        kind = keras.Model if descent.is_plain(stage) else descent.Trainer
+        self.trained = kind(places, distillation.student(model, images, stage, settings))
         images = DeviceImages(validation[0], self.size, name="validation_images")(rows)
         self.validated = keras.Model(rows, model(images))
 
     def compile(self, *args):
-        for model in (self.trained, self.validated):
-            B.compile_model(model, *args)
+        steps = -(-len(self.images) // self.batch_size)
+        descent.compile_model(self.trained, self.model, self.stage, steps, *args)
+        B.compile_model(self.validated, "sgd", 1.0, *args)  # validates only
 
     def fit(self, title):
         rows = self.random.permutation(len(self.images)).astype(np.int32)
-        placements = draw_placements(self.random, len(rows), self.size, self.augmentation)
+        augmentation = augmentation_of(self.stage)
+        places = [rows, draw_placements(self.random, len(rows), self.size, augmentation)]
+        one_hot = self.one_hot[rows]
+        if mixing.is_asked(self.stage):
+            places.append(mixing.draw(self.random, len(rows), self.size, self.stage))
+            for start in range(0, len(rows), self.batch_size):
+                batch = slice(start, start + self.batch_size)
+                one_hot[batch] = mixing.labels(one_hot[batch], places[-1][batch])
         history = self.trained.fit(
-            [rows, placements],
-            self.one_hot[rows],
+            places,
+            one_hot,
             batch_size=self.batch_size,
             shuffle=False,
             verbose=0,
@@ -145,15 +159,21 @@ class DeviceFeed:
         )
         return {f"val_{name}": value for name, value in logs.items()}
 
+    def averaged(self):
+        return descent.averaged(self.trained)
+
     def end_epoch(self):
         """Nothing is drawn between the epochs."""
 
     def state(self):
-        values = {"random": self.random.bit_generator.state}
+        values = {
+            "random": self.random.bit_generator.state,
+            "averages": descent.averages_in_state(self.trained, self.model),
+        }
         return values, B.training_state(self.model, self.trained)
 
     def restore(self, values, arrays):
-        rows, placements = np.zeros(1, np.int32), np.zeros((1, 7), np.float32)
-        example = [rows, placements], self.one_hot[:1]
+        places = [np.zeros((1, place.shape[1]), np.float32) for place in self.trained.inputs[1:]]
+        example = [np.zeros(1, np.int32), *places], self.one_hot[:1]
         B.set_training_state(self.model, self.trained, arrays, example)
         self.random.bit_generator.state = values["random"]

@@ -1,0 +1,105 @@
+"""Softer targets: smoothed labels, and what trained nets think of the same picture (distillation).
+
+A student with teachers gives (B, 2, 7): its own probabilities, and the mean of its teachers'.
+"""
+
+import copy
+import hashlib
+from pathlib import Path
+
+from src import backend as B
+from src import networks, runs, weights
+from src.backend import keras
+from src.dataset import CLASSES
+from src.errors import UserError
+from src.settings import Settings
+
+
+def teachers(stage, settings):
+    """Return the frozen nets (list) of the runs that a stage names.
+
+    Raises UserError where one is missing, or of another image size.
+    """
+    found = []
+    for path in teacher_files(stage):
+        if not path.is_file():
+            raise UserError(
+                f"{path} is missing: expected the weights of a finished training, since "
+                "Modular_Settings.json names its folder among the teachers"
+            )
+        arrays, architecture = weights.read_h5(path)
+        architecture = architecture or {}
+        size = architecture.get("target_size")
+        if size != settings.size:
+            raise UserError(
+                f"{path}: found a net for images of {size} pixels, expected {settings.size}: "
+                "a teacher sees the same pictures"
+            )
+        own = copy.deepcopy(settings.resolved())
+        own["lhc"].update(architecture.get("lhc", {}))
+        net = networks.build(architecture["network"], Settings(own))
+        weights.assign(net, arrays, path)
+        found.append(net)
+    return found
+
+
+def teacher_files(stage):
+    """Return the paths of the teachers' weights."""
+    named = stage["distillation"] or {"teachers": []}
+    return [Path(folder) / runs.WEIGHTS for folder in named["teachers"]]
+
+
+def digests(recipe):
+    """Return {path: SHA-256 of the file} of all teachers of a recipe, or None if it is missing."""
+    paths = {path for stage in recipe["stages"] for path in teacher_files(stage)}
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        for path in sorted(paths)
+    }
+
+
+class Teaching(keras.layers.Layer):
+    """[own (B, 7), images (B, S, S, 3)] -> (B, 2, 7): own, and the mean of what the nets give."""
+
+    def __init__(self, nets, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        self.nets = nets
+        self.trainable = False
+
+    def compute_output_shape(self, input_shapes):
+        return (input_shapes[0][0], 2, input_shapes[0][1])
+
+    def call(self, inputs):
+        own, images = inputs
+        taught = [B.cast(net(images, training=False), "float32") for net in self.nets]
+        return B.stack([own, B.stop_gradient(sum(taught) / len(taught))], axis=1)
+
+
+def student(net, images, stage, settings):
+    """Return what `net` makes of images (B, S, S, 3): (B, 7), or with its teachers (B, 2, 7)."""
+    own = net(images)
+    if not stage["distillation"]:
+        return own
+    return Teaching(teachers(stage, settings), name="teaching")([own, images])
+
+
+def loss_and_accuracy(stage):
+    """Return what `backend.compile_model` takes as loss and accuracy for a stage.
+
+    The targets are labels with `label_smoothing`, of which `distillation` replaces a share by the
+    teachers' probabilities.
+    """
+    smoothing = stage["label_smoothing"]
+    if not stage["distillation"]:
+        return keras.losses.CategoricalCrossentropy(label_smoothing=smoothing), None
+    share = stage["distillation"]["share"]
+
+    def distilled(labels, outputs):
+        own, taught = outputs[:, 0], outputs[:, 1]
+        labels = labels * (1 - smoothing) + smoothing / len(CLASSES)
+        return keras.losses.categorical_crossentropy((1 - share) * labels + share * taught, own)
+
+    def categorical_accuracy(labels, outputs):
+        return keras.metrics.categorical_accuracy(labels, outputs[:, 0])
+
+    return distilled, categorical_accuracy
