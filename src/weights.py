@@ -15,7 +15,7 @@ import numpy as np
 
 from src import backend, downloads, hdf5, runs
 from src.errors import UserError
-from src.files import lock, replace
+from src.files import file_digest, lock, replace
 from src.lhc import LHC
 
 HEAD = ("fc1", "fc2", "fc3")
@@ -269,7 +269,7 @@ def ensure_imagenet(settings):
     url, md5 = data["imagenet_url"], data["imagenet_md5"]
     path = settings.path("models_folder") / url.rsplit("/", 1)[-1]
     if path.is_file():
-        found = downloads.file_md5(path)
+        found = file_digest(path, "md5")
         if found == md5:
             return path
         print(f"{path}: expected MD5 {md5}, found {found}; fetching it again", flush=True)
