@@ -80,6 +80,7 @@ def train(model, settings, name, restart=False):
             keeper = Keeper(run, model, settings, feed, number, rows)
             if number == values["stage"]:
                 keeper.resumed = values, arrays
+                keeper.draw_history()  # its last row may be missing
                 if values["progress"]["finished"]:
                     keeper.restore_layers()
                     continue
@@ -101,13 +102,12 @@ class Keeper:
         self.run, self.model, self.settings, self.feed = run, model, settings, feed
         self.number, self.rows = number, rows
 
-    def weights(self):
-        """Write the weights: they are the stage's best so far."""
-        path = self.run.folder / runs.WEIGHTS
-        weights.save(self.model, path, weights.architecture_of(self.model, self.settings))
+    def keep(self, progress, row, better):
+        """Have all written that the next epoch starts from, while that one trains already.
 
-    def state(self, progress, row):
-        """Write all that the next epoch starts from; `row` is the last one's."""
+        row: the last epoch's. better: whether its weights are the stage's best so far. They come
+        second: until they are written, the state knows that its own are the best.
+        """
         feed, arrays = self.feed.state()
         values = {
             "stage": self.number,
@@ -116,7 +116,15 @@ class Keeper:
             "random": backend.random_state(),
             "feed": feed,
         }
-        self.run.keep(values, arrays)
+        best = weights.to_arrays(self.model) if better else None
+        architecture = weights.architecture_of(self.model, self.settings)
+
+        def write():
+            self.run.keep(values, arrays)
+            if better:
+                weights.write(best, self.run.folder / runs.WEIGHTS, architecture)
+
+        self.run.later(write)
 
     def restore(self):
         """Return (Progress, best weights or None) that a compiled stage starts with."""
@@ -135,13 +143,14 @@ class Keeper:
         """
         values, arrays = self.resumed
         progress = Progress(**values["progress"])
+        path = self.run.folder / runs.WEIGHTS
+        architecture = weights.architecture_of(self.model, self.settings)
         if progress.best_epoch == progress.epoch:
             backend.set_layer_state(self.model, arrays)
-            self.weights()
+            weights.save(self.model, path, architecture)
             best_weights = self.model.get_weights()
         else:
-            path = self.run.folder / runs.WEIGHTS
-            weights.load(self.model, path, weights.architecture_of(self.model, self.settings))
+            weights.load(self.model, path, architecture)
             best_weights = self.model.get_weights()
             backend.set_layer_state(self.model, arrays)
         backend.set_random_state(values["random"])
@@ -160,11 +169,8 @@ class Keeper:
 class NoKeeper:
     """Keeps nothing: for trainings that are measured only."""
 
-    def weights(self):
-        """Forget the weights."""
-
-    def state(self, progress, row):
-        """Forget the state."""
+    def keep(self, progress, row, better):
+        """Forget them."""
 
     def restore(self):
         """Start from nothing."""
@@ -227,10 +233,7 @@ def run_stage(model, stage, feed, runtime, label, keeper=None):
         else:
             feed.end_epoch()  # not after an early stop: its draw was never made there
             progress.finished = progress.epoch >= stage["epochs"]
-        # The weights come second: until then, the state knows that its own are the best.
-        keeper.state(progress, row)
-        if better:
-            keeper.weights()
+        keeper.keep(progress, row, better)
         yield row
 
 

@@ -161,12 +161,17 @@ def _is_architecture(found):
 
 
 def save(model, path, architecture):
-    """Write all weights and what shaped the network (from `architecture_of`) to an HDF5 file.
+    """Write all weights and what shaped the network (from `architecture_of`) to an HDF5 file."""
+    write(to_arrays(model), path, architecture)
+
+
+def write(arrays, path, architecture):
+    """Write weights ({"layer/variable": array}) and what shaped their network to an HDF5 file.
 
     The file appears whole or not at all, with a digest of what it holds. Raises OSError if the
     disk refuses.
     """
-    image = _image(to_arrays(model), json.dumps(architecture))
+    image = _image(arrays, json.dumps(architecture))
     try:
         with replace(path) as part, open(part, "wb") as file:
             file.write(image)
