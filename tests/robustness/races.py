@@ -3,10 +3,10 @@
     python tests/robustness/races.py [--times 40] [--kind training] [--seed 1] [--save]
 
 Each kind of work (scenes.py) starts with the older result of its script in place; the second
-process starts up to 2 s after the first. Both start in copies (fork) of a process that has imported
-TensorFlow, so that they meet at work. Either one is refused, with one line that names the other and
-exit code 2, or both end well, one after the other. (Evaluations compute at the same time and write
-one after the other.)
+process starts up to 2 s after the first, half the time up to 0.2 s. Both start in copies (fork) of
+a process that has imported TensorFlow, so that they meet at work. Either one is refused, with one
+line that names the other and exit code 2, or both end well, one after the other. (Evaluations
+compute at the same time and write one after the other.)
 
 Counted are: wrong lines (a refusal that says something else), failed (any other exit code), wrong
 files (broken, or neither the older result's nor the newer's), different (files unlike a single
@@ -45,7 +45,7 @@ def race(scene, times, seed):
     while row["races"] < times:
         scene.reset()
         processes = {"first": scene.start(log="first", fork=True)}
-        time.sleep(moments.uniform(0, 2))
+        time.sleep(moments.uniform(0, moments.choice([0.2, 2])))
         processes["second"] = scene.start(log="second", fork=True)
         pair = [scene.ended(process, log=log) for log, process in processes.items()]
         judge(row, *sorted(pair, key=lambda ended: ended.code))

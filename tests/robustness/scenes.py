@@ -176,8 +176,9 @@ class Scene:
         return ended
 
     def ended(self, process, seconds=None, events=None, log="log"):
+        code = process.wait()
         text = (self.root / log).read_text(errors="replace")
-        return Ended(process.wait(), seconds, events, text, process.pid)
+        return Ended(code, seconds, events, text, process.pid)
 
     def _signs(self):
         """Return what shows that a process went on: the length of its output, names of files."""
@@ -373,11 +374,11 @@ class Models(Scene):
 
     def before(self):
         urls, served = {}, {}
-        for model in ("LHC_Net", "LHC_NetC"):
-            prefix = self.root / "published" / model / model
+        for model, name in (("LHC_Net", "LHC_Net"), ("LHC_NetC", "LHC_Net_Controller")):
+            prefix = self.root / "published" / model / name
             command = [sys.executable, "-c", CHECKPOINT, str(prefix)]
             subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-            (prefix.parent / "checkpoint").write_text(f'model_checkpoint_path: "{model}"\n')
+            (prefix.parent / "checkpoint").write_text(f'model_checkpoint_path: "{name}"\n')
             files = {path.name: path.read_bytes() for path in prefix.parent.iterdir()}
             served.update({f"/{model}/{name}": body for name, body in files.items()})
             urls[model] = dict.fromkeys(files)
