@@ -39,7 +39,7 @@ from src.dataset import (
 )
 from src.downloads import fetch
 from src.errors import UserError
-from src.files import lock
+from src.files import lock, remove_left
 
 SOURCE = {"dest": "source", "metavar": "PATH", "help": "import FER2013 from this file or folder"}
 
@@ -93,6 +93,7 @@ def main(argv=None):
     args = parse(argv, __doc__, {"--from": SOURCE, "--force": FORCE})
     data, folder = args.settings.data, args.settings.path("data_folder")
     with lock(folder / "data.lock", f"{folder} is being written"):
+        remove_left(folder)
         bring(data, folder, args)
     splits = {split: load(folder, split) for split in SPLITS}
     for split in SPLITS:

@@ -151,9 +151,8 @@ def averaged(model):
     if not (descent and descent.ema):
         yield
         return
-    own = [B.to_numpy(weight) for weight in descent.net_weights()]
-    own = [array.copy() for array in own]
-    _assign(descent.net_weights(), [B.to_numpy(average) for average in descent.averages])
+    own = _copies(descent.net_weights())
+    _assign(descent.net_weights(), _copies(descent.averages))
     try:
         yield
     finally:
@@ -175,9 +174,14 @@ def judged(arrays, averages):
     return {**arrays, **{weight: arrays[average] for weight, average in averages.items()}}
 
 
-def _assign(variables, arrays):
-    for variable, array in zip(variables, arrays):
-        variable.assign(array)
+def _copies(variables):
+    """Return the values as tensors; on JAX, what runs the net may use up a variable's own."""
+    return [B.stop_gradient(B.copy(B.convert(variable))) for variable in variables]
+
+
+def _assign(variables, tensors):
+    for variable, tensor in zip(variables, tensors):
+        variable.assign(tensor)
 
 
 def _is_kernel(variable):

@@ -7,7 +7,6 @@ time are bounded: a server may send without end, or a byte a minute.
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -22,6 +21,7 @@ import requests
 from tqdm import tqdm
 
 from src.errors import UserError
+from src.files import file_digest
 
 TIMEOUT = (10, 60)  # seconds to connect, seconds of silence
 RETRIES = 5  # failures in a row that brought nothing new
@@ -85,8 +85,8 @@ def fetch(url, path, md5=None, check=None, hint="", largest=LARGEST):
                 f"{path.name}: {reason}; trying again in {pause:g} s", file=sys.stderr, flush=True
             )
             time.sleep(pause)
+        _note(part).unlink(missing_ok=True)  # first, or it would stay where a kill comes between
         os.replace(part, path)
-        _discard(part)
     except UserError as error:
         if not _size(part):
             _discard(part)
@@ -104,15 +104,6 @@ def fetch(url, path, md5=None, check=None, hint="", largest=LARGEST):
             f"{error.filename or part}: could not be written: {error.strerror}; {advice}, and run "
             "the command again, which goes on where it stopped"
         ) from None
-
-
-def file_md5(path):
-    """Return the hex MD5 digest of a file."""
-    digest = hashlib.md5()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def secure(url):
@@ -251,8 +242,8 @@ def _verify(part, md5, check, resumed):
     try:
         if not _size(part):
             raise UserError("the server sent an empty file")
-        if md5 is not None and file_md5(part) != md5:
-            raise UserError(f"expected MD5 {md5}, found {file_md5(part)}")
+        if md5 is not None and file_digest(part, "md5") != md5:
+            raise UserError(f"expected MD5 {md5}, found {file_digest(part, 'md5')}")
         if check is not None:
             check(part)
     except UserError as error:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from src.dataset import CLASSES, csv_path, load
 from src.errors import UserError
-from src.files import replace, replace_all
+from src.files import file_digest, remove_left, replace, replace_all
 from src.pixels import enlarge, floored_rgb
 
 SUBFOLDER = "Training"
@@ -41,7 +41,7 @@ def write_images(images, labels, folder, size, threads=1, progress=False, csv=No
         paths = image_paths(labels, folder)
         note = {"images": len(images), "size": size, "sha256": _digest(images, labels)}
         if csv is not None:
-            note["csv_sha256"] = _file_digest(csv)
+            note["csv_sha256"] = file_digest(csv, "sha256")
         present = _prepare(folder, note)
         for path in present - set(paths):
             os.remove(path)
@@ -77,17 +77,9 @@ def image_paths(labels, folder):
 
 
 def _digest(images, labels):
-    digest = hashlib.sha256(np.ascontiguousarray(images))
-    digest.update(np.ascontiguousarray(labels, np.uint8))
-    return digest.hexdigest()
-
-
-def _file_digest(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+    found = hashlib.sha256(np.ascontiguousarray(images))
+    found.update(np.ascontiguousarray(labels, np.uint8))
+    return found.hexdigest()
 
 
 def images_of(folder):
@@ -111,7 +103,7 @@ def check_matches(folder, data_folder, size):
             f"{folder}: expected JPEG images of {size} x {size} pixels, found those of "
             f"{note['size']} x {note['size']}; run ETL.py"
         )
-    if path.is_file() and note.get("csv_sha256") != _file_digest(path):
+    if path.is_file() and note.get("csv_sha256") != file_digest(path, "sha256"):
         if note["sha256"] != _digest(*load(data_folder, "train")):
             raise UserError(
                 f"{folder}: expected the images of {path}, found JPEGs of other data; run ETL.py"
@@ -147,6 +139,7 @@ def _prepare(folder, note):
     """
     for name in CLASSES:
         os.makedirs(folder / name, exist_ok=True)
+    remove_left(folder)
     present = {
         entry.path
         for name in CLASSES

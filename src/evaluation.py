@@ -18,7 +18,7 @@ from src import backend, dataset, plots, runtime, tta
 from src.backend import keras
 from src.dataset import CLASSES
 from src.etl import SUBFOLDER, check_matches
-from src.files import replace
+from src.files import lock, remove_left, replace
 from src.generator import check_images, list_images, read_grey
 from src.pixels import enlarge, rgb
 from src.prefetch import one_ahead, prefetch
@@ -109,15 +109,11 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True):
         "settings": settings.resolved(),
         "versions": runtime.versions(),
     }
-    with replace(folder / "metrics.json") as part, open(part, "wb") as file:
-        file.write((json.dumps(record, indent=4) + "\n").encode())
     arrays = {
         "val_probabilities": val_probabilities,
         "test_probabilities": test_probabilities,
         "tta_test_probabilities": tta_probabilities,
     }
-    with replace(folder / "predictions.npz") as part, open(part, "wb") as file:
-        np.savez_compressed(file, **arrays)
     report = "\n".join(
         f"{heading}\n\n{_report(test_labels, probabilities)}"
         for heading, probabilities in (
@@ -125,16 +121,22 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True):
             ("Test split, test-time augmentation", tta_probabilities),
         )
     )
-    with replace(folder / "report.txt") as part, open(part, "wb") as file:
-        file.write(report.encode())
     percent = 100 * metrics["tta_test"]["accuracy"]
-    plots.confusion_matrix(
-        folder / "confusion_matrix.png",
-        test_labels,
-        tta_probabilities.argmax(axis=1),
-        CLASSES,
-        f"{name}: {len(test_labels)} test images, with TTA {percent:.2f} % right",
-    )
+    with lock(folder / "results.lock", f"{folder} is being written", wait=True):
+        remove_left(folder)
+        with replace(folder / "metrics.json") as part, open(part, "wb") as file:
+            file.write((json.dumps(record, indent=4) + "\n").encode())
+        with replace(folder / "predictions.npz") as part, open(part, "wb") as file:
+            np.savez_compressed(file, **arrays)
+        with replace(folder / "report.txt") as part, open(part, "wb") as file:
+            file.write(report.encode())
+        plots.confusion_matrix(
+            folder / "confusion_matrix.png",
+            test_labels,
+            tta_probabilities.argmax(axis=1),
+            CLASSES,
+            f"{name}: {len(test_labels)} test images, with TTA {percent:.2f} % right",
+        )
     print(f"data: {told}", file=sys.stderr)  # the lines on stdout are the original's
     print(f"Pictures and reports: {folder}", flush=True)
     return metrics

@@ -1,12 +1,16 @@
 """Files that appear whole or not at all, whatever stops the program, and locks for folders."""
 
 import contextlib
+import hashlib
 import os
+import re
 import secrets
 import sys
+import time
 
 from src.errors import UserError
 
+PART = re.compile(r".+\.\d+-[0-9a-f]{8}\.part")  # the name of what `replace` writes first
 _open = set()  # the parts that are being written
 
 
@@ -53,11 +57,27 @@ def replace_all(paths, sync=True):
                 _sync(folder, os.O_RDONLY)
 
 
+def remove_left(folder):
+    """Remove what killed processes were writing in a folder, which nobody else may write to now."""
+    for name in os.listdir(folder):
+        if PART.fullmatch(name):
+            os.remove(os.path.join(folder, name))
+
+
 def remove_parts():
     """Remove what is being written now, since the process ends."""
     for part in list(_open):
         with contextlib.suppress(OSError):  # it has its name already, or is not begun
             os.remove(part)
+
+
+def file_digest(path, algorithm):
+    """Return the hex digest of a file by an algorithm of hashlib, such as "sha256"."""
+    found = hashlib.new(algorithm)
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            found.update(block)
+    return found.hexdigest()
 
 
 def _sync(path, mode):
@@ -70,14 +90,14 @@ def _sync(path, mode):
 
 
 @contextlib.contextmanager
-def lock(path, busy):
+def lock(path, busy, wait=False):
     """Hold the lock file `path`, which the system lets go of when the process ends, however.
 
-    Raises UserError if another process holds it: what is busy, and who.
+    If another process holds it, wait for that one's end, or raise UserError: what is busy, and who.
     """
     path = os.fspath(path)
     os.makedirs(os.path.dirname(path) or os.curdir, exist_ok=True)
-    with _locked(path, busy) as file:
+    with _locked(path, busy, wait) as file:
         file.truncate(0)
         file.write(f"\n{os.getpid()} ({os.path.basename(sys.argv[0])})\n")
         file.flush()
@@ -88,7 +108,7 @@ def lock(path, busy):
                 os.remove(path)
 
 
-def _locked(path, busy):
+def _locked(path, busy, wait):
     """Return the open and locked file `path`."""
     while True:
         file = open(path, "a+", encoding="utf-8")
@@ -103,6 +123,9 @@ def _locked(path, busy):
             file.seek(1)
             holder = file.read().strip() or "another one"
             file.close()
+            if wait:
+                time.sleep(0.05)
+                continue
             raise UserError(f"{busy} by process {holder}: wait for it, or stop it") from None
         file.close()
 

@@ -15,15 +15,16 @@ import re
 import shutil
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from src.errors import UserError
-from src.files import lock, replace
+from src.files import lock, remove_left, replace
 
 WEIGHTS, HISTORY, PICTURE = "weights.h5", "history.csv", "history.png"
 RECORD = "settings.json"  # what the run was begun with, and whether it is complete
-STATE = "state.npz"  # what it needs to go on; gone once it is complete
+STATE = "state.npz"  # what it needs to go on; gone once it has its name
 OURS = re.compile(
     "({})(\\.\\d+-[0-9a-f]+\\.part)?|(weights|history)\\.part".format(
         "|".join(map(re.escape, (WEIGHTS, HISTORY, PICTURE, RECORD, STATE)))
@@ -69,18 +70,23 @@ def training(settings, name, record, restart=False):
     final = settings.path("models_folder") / name
     folder = _beside(final, "unfinished")
     final.parent.mkdir(parents=True, exist_ok=True)
-    with lock(_beside(final, "lock"), f"{name} is being trained in {final.parent}"):
+    held = lock(_beside(final, "lock"), f"{name} is being trained in {final.parent}")
+    with held, ThreadPoolExecutor(1) as writer:
         for path in (folder, final, _beside(final, "previous")):
             _check_files(path)
-        if _is_complete(folder) and not (folder / STATE).exists():
-            _take_name(folder, final)  # stopped just before: a finished run is not begun anew
+        goes_on = not restart and (folder / STATE).exists() and not _changed(folder, record)
+        if _is_complete(folder) and not goes_on:
+            _take_name(folder, final)  # stopped just before: what is complete stays
+        (final / STATE).unlink(missing_ok=True)  # stopped just before
         if restart and folder.exists():
+            (folder / STATE).unlink(missing_ok=True)  # first: it cannot do without the others
             shutil.rmtree(folder)
-        run = Run(folder, record)
+        run = Run(folder, record, writer)
         yield run
+        run.wait()
         run.write_record(complete=True)
-        (folder / STATE).unlink(missing_ok=True)
         _take_name(folder, final)
+        (final / STATE).unlink(missing_ok=True)  # last: until here, the run can go on to here
 
 
 class Run:
@@ -89,18 +95,22 @@ class Run:
     The state is (values, arrays): a JSON object and {name: array}, as given to `keep`.
     """
 
-    def __init__(self, folder, record):
-        self.folder, self.record = folder, record
+    def __init__(self, folder, record, writer):
+        self.folder, self.record, self._writer = folder, record, writer
+        self._writing = None  # a Future
         self.state = None
         if (folder / STATE).exists():
-            _refuse_changes(folder, record)
+            changes = _changed(folder, record)
+            if changes:
+                raise UserError(
+                    f"{folder}: this training was begun otherwise ({'; '.join(changes)}): go back "
+                    "to that, or begin anew with --restart"
+                )
             self.state = _read_state(folder / STATE)
         elif folder.exists():
             shutil.rmtree(folder)  # stopped before its first epoch's end
         folder.mkdir(exist_ok=True)
-        for path in folder.iterdir():
-            if path.suffix == ".part":
-                path.unlink()  # of a process that was killed
+        remove_left(folder)
         if self.state is None:
             self.write_record(complete=False)
 
@@ -109,6 +119,19 @@ class Run:
         record = {"complete": complete, **self.record}
         with replace(self.folder / RECORD) as part, open(part, "w", encoding="utf-8") as file:
             file.write(json.dumps(record, indent=4) + "\n")
+
+    def later(self, write):
+        """Have `write()` done while training goes on, once the one before it is done.
+
+        Raises what that one raised; nothing is written after it.
+        """
+        self.wait()
+        self._writing = self._writer.submit(write)
+
+    def wait(self):
+        """Wait until all is written; raise what the writing raised."""
+        if self._writing:
+            self._writing.result()
 
     def keep(self, values, arrays):
         """Write the state after an epoch: a JSON object and {name: array}."""
@@ -150,18 +173,14 @@ def _read_state(path):
         ) from None
 
 
-def _refuse_changes(folder, record):
+def _changed(folder, record):
+    """Return what of the conditions is no longer as the run in a folder was begun."""
     begun = (_record(folder) or {}).get("conditions") or {}
-    changes = [
+    return [
         f"{key}: then {_short(then)}, now {_short(now)}"
         for part, now_there in record["conditions"].items()
         for key, then, now in _changes(begun.get(part, {}), now_there, part)
     ]
-    if changes:
-        raise UserError(
-            f"{folder}: this training was begun otherwise ({'; '.join(changes)}): go back to that, "
-            "or begin anew with --restart"
-        )
 
 
 def _changes(then, now, name):

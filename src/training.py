@@ -42,6 +42,8 @@ COLUMNS = (
 # Runtime settings that cannot change a training's numbers; its epochs are those of the stages.
 NEUTRAL = ("image_cache_mb", "prefetch_batches", "max_test_images", "max_epochs")
 
+PICTURE_SECONDS = 30  # drawing takes one: where epochs take 3, that is felt
+
 
 @dataclasses.dataclass
 class Progress:
@@ -80,13 +82,17 @@ def train(model, settings, name, restart=False):
             keeper = Keeper(run, model, settings, feed, number, rows)
             if number == values["stage"]:
                 keeper.resumed = values, arrays
+                keeper.draw_history()  # its last row may be missing
                 if values["progress"]["finished"]:
                     keeper.restore_layers()
                     continue
             label = f"{name} stage {number}/{len(recipe['stages'])}"
             with enough_memory(f"{label}: batch_size {stage['batch_size']}", settings.size):
-                for row in run_stage(model, stage, feed, settings.runtime, label, keeper):
-                    rows.append(dict(row, stage=number))
+                try:
+                    for row in run_stage(model, stage, feed, settings.runtime, label, keeper):
+                        rows.append(dict(row, stage=number))
+                        keeper.draw_history(at_most_every=PICTURE_SECONDS)
+                finally:
                     keeper.draw_history()
     print(f"Best weights and history: {settings.path('models_folder') / name}", flush=True)
     return rows
@@ -96,18 +102,18 @@ class Keeper:
     """Keeps what a stage of a run has come to, and gives it back to one that was stopped."""
 
     resumed = None  # or the state (values, arrays) to go on from
+    drawn = -math.inf  # when the picture was drawn last
 
     def __init__(self, run, model, settings, feed, number, rows):
         self.run, self.model, self.settings, self.feed = run, model, settings, feed
         self.number, self.rows = number, rows
 
-    def weights(self):
-        """Write the weights: they are the stage's best so far."""
-        path = self.run.folder / runs.WEIGHTS
-        weights.save(self.model, path, weights.architecture_of(self.model, self.settings))
+    def keep(self, progress, row, better):
+        """Have all written that the next epoch starts from, while that one trains already.
 
-    def state(self, progress, row):
-        """Write all that the next epoch starts from; `row` is the last one's."""
+        row: the last epoch's. better: whether its weights are the stage's best so far. They come
+        second: until they are written, the state knows that its own are the best.
+        """
         feed, arrays = self.feed.state()
         values = {
             "stage": self.number,
@@ -116,7 +122,16 @@ class Keeper:
             "random": backend.random_state(),
             "feed": feed,
         }
-        self.run.keep(values, arrays)
+        with self.feed.averaged():
+            best = weights.to_arrays(self.model) if better else None
+        architecture = weights.architecture_of(self.model, self.settings)
+
+        def write():
+            self.run.keep(values, arrays)
+            if better:
+                weights.write(best, self.run.folder / runs.WEIGHTS, architecture)
+
+        self.run.later(write)
 
     def restore(self):
         """Return (Progress, best weights or None) that a compiled stage starts with."""
@@ -135,21 +150,29 @@ class Keeper:
         """
         values, arrays = self.resumed
         progress = Progress(**values["progress"])
+        path = self.run.folder / runs.WEIGHTS
+        architecture = weights.architecture_of(self.model, self.settings)
         if progress.best_epoch == progress.epoch:
             averages = values["feed"]["averages"]
             backend.set_layer_state(self.model, descent.judged(arrays, averages))
-            self.weights()
+            weights.save(self.model, path, architecture)
         else:
-            path = self.run.folder / runs.WEIGHTS
-            weights.load(self.model, path, weights.architecture_of(self.model, self.settings))
+            weights.load(self.model, path, architecture)
         best_weights = self.model.get_weights()
         backend.set_layer_state(self.model, arrays)
         backend.set_random_state(values["random"])
         return best_weights
 
-    def draw_history(self):
-        """Write the table and the picture of all epochs. If they can't be, training goes on."""
-        for name, write in ((runs.HISTORY, write_history), (runs.PICTURE, plots.history)):
+    def draw_history(self, at_most_every=0):
+        """Write the table and, once in so many seconds, the picture of all epochs.
+
+        If they can't be written, training goes on.
+        """
+        writers = [(runs.HISTORY, write_history)]
+        if time.monotonic() - self.drawn >= at_most_every:
+            self.drawn = time.monotonic()
+            writers.append((runs.PICTURE, plots.history))
+        for name, write in writers:
             path = self.run.folder / name
             try:
                 write(path, self.rows)
@@ -160,11 +183,8 @@ class Keeper:
 class NoKeeper:
     """Keeps nothing: for trainings that are measured only."""
 
-    def weights(self):
-        """Forget the weights."""
-
-    def state(self, progress, row):
-        """Forget the state."""
+    def keep(self, progress, row, better):
+        """Forget them."""
 
     def restore(self):
         """Start from nothing."""
@@ -229,11 +249,7 @@ def run_stage(model, stage, feed, runtime, label, keeper=None):
         else:
             feed.end_epoch()  # not after an early stop: its draw was never made there
             progress.finished = progress.epoch >= stage["epochs"]
-        # The weights come second: until then, the state knows that its own are the best.
-        keeper.state(progress, row)
-        if better:
-            with feed.averaged():
-                keeper.weights()
+        keeper.keep(progress, row, better)
         yield row
 
 

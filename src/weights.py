@@ -15,7 +15,7 @@ import numpy as np
 
 from src import backend, downloads, hdf5, runs
 from src.errors import UserError
-from src.files import lock, replace
+from src.files import file_digest, lock, replace
 from src.lhc import LHC
 
 HEAD = ("fc1", "fc2", "fc3")
@@ -161,12 +161,17 @@ def _is_architecture(found):
 
 
 def save(model, path, architecture):
-    """Write all weights and what shaped the network (from `architecture_of`) to an HDF5 file.
+    """Write all weights and what shaped the network (from `architecture_of`) to an HDF5 file."""
+    write(to_arrays(model), path, architecture)
+
+
+def write(arrays, path, architecture):
+    """Write weights ({"layer/variable": array}) and what shaped their network to an HDF5 file.
 
     The file appears whole or not at all, with a digest of what it holds. Raises OSError if the
     disk refuses.
     """
-    image = _image(to_arrays(model), json.dumps(architecture))
+    image = _image(arrays, json.dumps(architecture))
     try:
         with replace(path) as part, open(part, "wb") as file:
             file.write(image)
@@ -272,7 +277,7 @@ def ensure_imagenet(settings):
     url, md5 = data["imagenet_url"], data["imagenet_md5"]
     path = settings.path("models_folder") / url.rsplit("/", 1)[-1]
     if path.is_file():
-        found = downloads.file_md5(path)
+        found = file_digest(path, "md5")
         if found == md5:
             return path
         print(f"{path}: expected MD5 {md5}, found {found}; fetching it again", flush=True)

@@ -344,8 +344,10 @@ def test_the_script_draws_the_sample_and_imports(tmp_path, splits, capsys, monke
     assert np.bincount(drawn["train"][1]).tolist() == [2, 1, 1, 1, 1, 1, 2]
     val, test = (drawn[split][0][np.argsort(drawn[split][1])] for split in ("val", "test"))
     assert not any(np.array_equal(a, b) for a, b in zip(val, test)), "splits share no picture"
+    left = csv_path("Drawn", "val").with_name("data_val.csv.4321-0123abcd.part")
+    left.write_text("of a killed import")
     assert Download_Data.main(["--settings", "mine"]) == 0
-    assert "already there: Drawn" in capsys.readouterr().out
+    assert "already there: Drawn" in capsys.readouterr().out and not left.exists()
 
     source = write_kaggle(tmp_path / "fer2013.csv", kaggle_rows(splits))
     arguments = ["--settings", "mine", "--from", str(source)]

@@ -4,12 +4,9 @@ import contextlib
 import errno
 import gzip
 import hashlib
-import http.server
 import json
-import re
 import shutil
 import tarfile
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,63 +19,14 @@ import Download_Models
 from src import downloads
 from src.checkpoints import check_checkpoint_file
 from src.dataset import SPLITS, csv_path, load, store
-from src.downloads import fetch, file_md5
+from src.downloads import fetch
 from src.errors import UserError
+from src.files import file_digest
 from src.weights import ensure_imagenet
+from tests.loopback import serving
 
 BODY = np.random.RandomState(3).bytes(300_000)
 MD5 = hashlib.md5(BODY).hexdigest()
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `server.files` {path: bytes}; `server.script` holds one behaviour per request."""
-
-    def do_GET(self):
-        server, self.close_connection = self.server, True
-        behaviour = server.script.pop(0) if server.script else {}
-        asked = self.headers.get("Range")
-        server.requests.append(asked)
-        body = behaviour.get("body", server.files.get(self.path))
-        status = behaviour.get("status", 200 if body is not None else 404)
-        if status >= 400:
-            self.send_error(status)
-            return
-        if status == 302:
-            self.send_response(status)
-            self.send_header("Location", behaviour["to"])
-            self.end_headers()
-            return
-        start, tag = 0, behaviour.get("etag", '"one"')
-        fits = self.headers.get("If-Range") in (None, tag)
-        if asked and fits and not behaviour.get("no_range"):
-            start = int(re.match(r"bytes=(\d+)-$", asked).group(1))
-            if start >= len(body):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(body)}")
-                self.end_headers()
-                return
-            status = 206
-        self.send_response(status)
-        if status == 206:
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        if tag:
-            self.send_header("ETag", tag)
-        self.send_header("Content-Type", behaviour.get("type", "application/binary"))
-        if behaviour.get("packed"):
-            self.send_header("Content-Encoding", "gzip")
-        if not behaviour.get("no_length"):
-            length = behaviour.get("length", len(body) - start)
-            self.send_header("Content-Length", str(length))
-        self.end_headers()
-        self.wfile.write(body[start : start + behaviour.get("break_after", len(body))])
-        with contextlib.suppress(OSError):  # the other side has had enough
-            while behaviour.get("then"):
-                self.wfile.write(behaviour["then"])
-                self.wfile.flush()
-                time.sleep(behaviour.get("pause", 0))
-
-    def log_message(self, *args):
-        pass
 
 
 @pytest.fixture
@@ -86,16 +34,8 @@ def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(downloads, "PAUSE", 0)
     monkeypatch.setattr(downloads, "TIMEOUT", (5, 5))
-    served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    served.daemon_threads = True
-    served.files, served.script, served.requests = {"/file": BODY}, [], []
-    served.address = f"http://127.0.0.1:{served.server_address[1]}"
-    thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield served
-    served.shutdown()
-    thread.join()
-    served.server_close()
+    with serving({"/file": BODY}) as served:
+        yield served
 
 
 @pytest.fixture
@@ -151,6 +91,20 @@ def test_resumes_in_a_later_run(server, target, monkeypatch):
     fetch(server.address + "/file", target, md5=MD5)
     assert_fetched(target)
     assert server.requests[-1] and server.requests[-1] != "bytes=0-"
+
+
+def test_a_kill_before_the_last_step_leaves_no_note(server, target, monkeypatch):
+    """The file is there then, so nobody would look for a note."""
+
+    def killed(part, path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(downloads.os, "replace", killed)
+        fetch(server.address + "/file", target, md5=MD5)
+    assert names(target.parent) == ["file.bin.part"]
+    fetch(server.address + "/file", target, md5=MD5)
+    assert_fetched(target)
 
 
 def test_server_without_ranges(server, target):
@@ -489,7 +443,7 @@ def test_imagenet_weights(server, tmp_path, capsys):
     assert path == tmp_path / "models_folder" / "file" and path.read_bytes() == BODY
     assert ensure_imagenet(settings) == path and len(server.requests) == 1
     path.write_bytes(BODY[:-1])  # damaged later on
-    assert ensure_imagenet(settings) == path and file_md5(path) == MD5
+    assert ensure_imagenet(settings) == path and file_digest(path, "md5") == MD5
     assert "fetching it again" in capsys.readouterr().out
 
     path.unlink()

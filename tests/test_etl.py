@@ -88,6 +88,7 @@ def test_other_data_size_or_a_lost_note_replaces_everything(tiny, tmp_path):
     parts = ["Images1.jpeg.part", "Images1.jpeg.4321-0ab9.part"]  # of killed runs: earlier, today's
     for part in parts:
         (tmp_path / "Training" / "Anger" / part).write_bytes(b"half")
+    (tmp_path / "Training" / f"{etl.NOTE}.4321-0123abcd.part").write_text("{")
     mine = tmp_path / "Training" / "Fear" / "mine.txt"
     mine.write_text("not an image of ours")
     assert etl.write_images(images, labels, tmp_path, 48) == (35, 0)

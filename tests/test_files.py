@@ -1,14 +1,17 @@
 """Files that are replaced: whole or not at all, as `open` would make them, and on the disk."""
 
 import errno
+import hashlib
 import os
 import stat
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from src import files
-from src.files import replace, replace_all
+from src.files import file_digest, lock, remove_left, replace, replace_all
 
 
 def content(folder):
@@ -101,3 +104,39 @@ def test_the_disk_holds_the_content_before_the_name_and_then_the_name(tmp_path, 
             Path(part).write_text("x")
     expected = ["file", "file", "rename", "rename", "folder"] if sync else ["rename", "rename"]
     assert done == expected
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
+    with replace(tmp_path / "a") as part:
+        Path(part).write_text("half")
+        left = Path(part).read_bytes()
+    Path(part).write_bytes(left)  # as if it had never taken its name
+    kept = ["a", "b.part", "b.part.json", ".1-01234567.part", "c.1-0123.part", "c.1-01234567.parts"]
+    for name in kept[1:]:
+        (tmp_path / name).write_text("mine, or a download that goes on")
+    remove_left(tmp_path)
+    assert sorted(content(tmp_path)) == sorted(kept)
+
+
+def test_digest_of_a_file(tmp_path):
+    body = bytes(range(256)) * 5000  # more than a block
+    (tmp_path / "a").write_bytes(body)
+    for algorithm in ("md5", "sha256"):
+        expected = hashlib.new(algorithm, body).hexdigest()
+        assert file_digest(tmp_path / "a", algorithm) == expected
+
+
+def test_a_lock_can_be_waited_for(tmp_path):
+    done = []
+
+    def second():
+        with lock(tmp_path / "lock", "x", wait=True):
+            done.append("second")
+
+    with lock(tmp_path / "lock", "x"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.2)
+        done.append("first")
+    thread.join()
+    assert done == ["first", "second"]

@@ -1,18 +1,31 @@
 """Training: the original's order of draws, its early stopping, and the files that are kept."""
 
 import csv
+import errno
 import inspect
 import json
 import math
 import os
 import random
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from src import backend, dataset, etl, feeds, pixels, runs, settings, training, weights
+from src import (
+    backend,
+    dataset,
+    etl,
+    feeds,
+    pixels,
+    plots,
+    runs,
+    settings,
+    training,
+    weights,
+)
 from src.backend import keras
 from src.errors import UserError
 from src.fast.feed import DeviceFeed
@@ -114,8 +127,9 @@ def scripted(monkeypatch, loaded):
         model, batches, accuracies, rows, kept = Model(), Batches(), iter(accuracies), [], []
 
         class Kept(training.NoKeeper):
-            def weights(self):
-                kept.append(model.epochs)
+            def keep(self, progress, row, better):
+                if better:
+                    kept.append(model.epochs)
 
         def fit(model, stream, steps):
             assert len(list(stream)) == steps == 4
@@ -201,11 +215,9 @@ def read_history(folder):
 
 
 def test_a_run_leaves_weights_settings_and_history(loaded, monkeypatch):
-    saved, save = [], weights.save
+    saved, write = [], weights.write
     monkeypatch.setattr(
-        weights,
-        "save",
-        lambda model, *args: saved.append(model.get_weights()) or save(model, *args),
+        weights, "write", lambda arrays, *args: saved.append(arrays) or write(arrays, *args)
     )
     accuracies = iter([0.5, 0.9, 0.1, 0.2, 0.2])  # stage 1 is better than stage 2
     monkeypatch.setattr(
@@ -234,11 +246,11 @@ def test_a_run_leaves_weights_settings_and_history(loaded, monkeypatch):
     # The best of the last stage, though the stage before it was better.
     assert len(saved) == 4
     arrays, architecture = weights.read_h5(folder / "weights.h5")
-    again = net()
-    weights.assign(again, arrays, "file")
-    for found, expected in zip(again.get_weights(), saved[-1]):
-        np.testing.assert_array_equal(found, expected)
-    assert not np.array_equal(model.get_weights()[-1], saved[-1][-1])  # there was a third epoch
+    assert set(arrays) == set(saved[-1])
+    for name, expected in saved[-1].items():
+        np.testing.assert_array_equal(arrays[name], expected)
+    last = weights.to_arrays(model)  # there was a third epoch
+    assert not np.array_equal(last["fc3/bias"], arrays["fc3/bias"])
     assert architecture == {"network": "ResNet34", "target_size": SIZE}
 
     record = json.loads((folder / "settings.json").read_text())
@@ -326,7 +338,7 @@ def equal(one, other):
     [
         ("keep", 1, False, 0),  # the first epoch is lost
         ("keep", 1, True, 1),  # its state is there, its weights are not
-        ("save", 2, True, 2),
+        ("write", 2, True, 2),
         ("keep", 3, True, 3),  # a stage has ended
         ("keep", 4, False, 3),
         ("keep", 5, True, 5),
@@ -344,7 +356,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
     with monkeypatch.context() as patch:
         expected = lived(loaded, patch)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        holder = weights if name == "save" else runs.Run
+        holder = weights if name == "write" else runs.Run
         killing(patch, holder, name, call, after)
         lived(loaded, patch)
     with monkeypatch.context() as patch:
@@ -372,6 +384,100 @@ def test_a_kill_between_two_renames_loses_nothing(loaded, monkeypatch):
     run(seeded(), loaded, [stage(3)])
     assert len(read_history(folder)) == 3
     assert len(read_history(folder.with_name("ResNet34.previous"))) == 2
+
+
+@pytest.mark.parametrize("state", [True, False])
+@pytest.mark.parametrize("change", ["none", "settings", "restart"])
+def test_a_complete_run_that_has_not_its_name_yet_is_not_lost(loaded, monkeypatch, state, change):
+    """Killed just before that, beside an older one: it goes on to its end, or takes its name."""
+    run(seeded(), loaded, [stage()])
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killing(patch, runs, "_take_name", 1)
+        run(seeded(), loaded, [stage(2)])
+    folder = loaded.path("models_folder") / "ResNet34"
+    complete = folder.with_name("ResNet34.unfinished")
+    weights_there = (complete / runs.WEIGHTS).read_bytes()
+    if not state:
+        (complete / runs.STATE).unlink()
+    epochs = 3 if change == "settings" else 2
+    loaded.modular["ResNet34"]["stages"] = [stage(epochs)]
+    rows = training.train(seeded(), loaded, "ResNet34", restart=change == "restart")
+    assert len(rows) == len(read_history(folder)) == epochs
+    goes_on = state and change == "none"
+    kept = folder if goes_on else folder.with_name("ResNet34.previous")
+    assert (kept / runs.WEIGHTS).read_bytes() == weights_there
+    assert len(read_history(folder.with_name("ResNet34.previous"))) == (1 if goes_on else 2)
+    for path in folder.parent.iterdir():
+        assert path.is_dir() and not path.name.endswith("unfinished")
+        assert not (path / runs.STATE).exists()
+
+
+def test_a_kill_before_the_state_is_removed_leaves_it_for_the_next_training(loaded, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killing(patch, runs, "_take_name", 1, after=True)
+        run(seeded(), loaded, [stage(2)])
+    folder = loaded.path("models_folder") / "ResNet34"
+    assert runs.complete_folder(loaded, "ResNet34") == folder and (folder / runs.STATE).exists()
+    run(seeded(), loaded, [stage(2)])
+    assert not list(folder.parent.rglob(runs.STATE))
+
+
+@pytest.mark.parametrize("holder, name", [(training, "write_history"), (plots, "history")])
+def test_the_last_epochs_row_is_not_lost_by_a_kill_before_it_is_written(
+    loaded, monkeypatch, holder, name
+):
+    run(seeded(), loaded, [stage(2)])
+    folder = loaded.path("models_folder") / "ResNet34"
+    expected = [row["loss"] for row in read_history(folder)], picture(folder)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killing(patch, holder, name, 2)
+        run(seeded(), loaded, [stage(2)])
+    run(seeded(), loaded, [stage(2)])
+    assert ([row["loss"] for row in read_history(folder)], picture(folder)) == expected
+
+
+def picture(folder):
+    return (folder / "history.png").read_bytes()
+
+
+def test_weights_are_written_after_the_state_and_while_the_next_epoch_trains(loaded, monkeypatch):
+    done, keep, write, fit = [], runs.Run.keep, weights.write, backend.fit_epoch
+    trained = threading.Event()
+
+    def keeping(*args):
+        if len(done) == 1:  # the first epoch is done, the second one not begun
+            assert trained.wait(60)
+        keep(*args)
+        done.append("state")
+
+    def fitting(*args):
+        done.append("epoch")
+        if len(done) > 1:
+            trained.set()
+        return fit(*args)
+
+    monkeypatch.setattr(runs.Run, "keep", keeping)
+    monkeypatch.setattr(weights, "write", lambda *args: write(*args) or done.append("weights"))
+    monkeypatch.setattr(backend, "fit_epoch", fitting)
+    accuracies = iter([0.1, 0.2])
+    monkeypatch.setattr(
+        backend, "evaluate", lambda *args: {"loss": 1, "categorical_accuracy": next(accuracies)}
+    )
+    run(net(), loaded, [stage(2)])
+    assert done == ["epoch", "epoch", "state", "weights", "state", "weights"]
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_state_that_cannot_be_written_ends_the_training(loaded, monkeypatch, epochs):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs.Run, "keep", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(net(), loaded, [stage(epochs)])
+    folder = loaded.path("models_folder") / "ResNet34.unfinished"
+    assert not (folder / runs.WEIGHTS).exists()  # never without its state
+    assert len(read_history(folder)) == 1
 
 
 def test_changed_conditions_are_refused_and_restart_begins_anew(loaded, monkeypatch):
@@ -426,7 +532,7 @@ def test_a_table_that_is_open_elsewhere_ends_no_training(loaded, monkeypatch, ca
 
 def test_an_unfinished_training_is_not_evaluated_as_a_finished_one(loaded, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        killing(patch, weights, "save", 1, after=True)
+        killing(patch, weights, "write", 1, after=True)
         run(seeded(), loaded, [stage(2)])
     with pytest.raises(UserError, match="stopped before its end.*ResNet34_Train.*--unfinished"):
         weights.load_trained(net(), loaded, "ResNet34")
