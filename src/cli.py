@@ -6,6 +6,7 @@ import functools
 import sys
 import traceback
 
+from src import streams
 from src.errors import UserError
 from src.interrupts import MESSAGE
 from src.settings import load
@@ -63,22 +64,20 @@ def command(main=None, bad_input=2, fault=None):
 
     @functools.wraps(main)
     def guarded(argv=None):
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):  # or the name of a folder could end the script
-                stream.reconfigure(errors="backslashreplace")
-        try:
-            return main(argv)
-        except (UserError, OSError, MemoryError) as error:
-            print("error:", " ".join(_words(error).split()), file=sys.stderr)
-            return bad_input
-        except KeyboardInterrupt:
-            print(MESSAGE, file=sys.stderr)
-            return 130
-        except Exception:
-            if fault is None:
-                raise
-            traceback.print_exc()
-            return fault
+        with streams.lasting():
+            try:
+                return main(argv)
+            except (UserError, OSError, MemoryError) as error:
+                print("error:", " ".join(_words(error).split()), file=sys.stderr)
+                return bad_input
+            except KeyboardInterrupt:
+                print(MESSAGE, file=sys.stderr)
+                return 130
+            except Exception:
+                if fault is None:
+                    raise
+                traceback.print_exc()
+                return fault
 
     return guarded
 
