@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import re
 import secrets
 import sys
 
 from src.errors import UserError
 
+HOLDER = re.compile(r"(\n(\d+ \(.*\)\n)?)?")  # what a lock file holds
 _open = set()  # the parts that are being written
 
 
@@ -78,6 +80,9 @@ def lock(path, busy):
     path = os.fspath(path)
     os.makedirs(os.path.dirname(path) or os.curdir, exist_ok=True)
     with _locked(path, busy) as file:
+        file.seek(0)
+        if not HOLDER.fullmatch(file.read(1000)):
+            raise UserError(f"{path}: found a file that is no lock of ours: move it elsewhere")
         file.truncate(0)
         file.write(f"\n{os.getpid()} ({os.path.basename(sys.argv[0])})\n")
         file.flush()
@@ -91,7 +96,7 @@ def lock(path, busy):
 def _locked(path, busy):
     """Return the open and locked file `path`."""
     while True:
-        file = open(path, "a+", encoding="utf-8")
+        file = open(path, "a+", encoding="utf-8", errors="replace")
         try:
             _lock(file)
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
