@@ -84,8 +84,8 @@ def lock(path, busy):
         if not HOLDER.fullmatch(file.read(1000)):
             raise UserError(f"{path}: found a file that is no lock of ours: move it elsewhere")
         file.truncate(0)
-        file.write(f"\n{os.getpid()} ({os.path.basename(sys.argv[0])})\n")
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk; then others are not told who it is
+            os.write(file.fileno(), f"\n{os.getpid()} ({os.path.basename(sys.argv[0])})\n".encode())
         try:
             yield
         finally:

@@ -119,3 +119,17 @@ def test_the_disk_holds_the_content_before_the_name_and_then_the_name(tmp_path, 
             Path(part).write_text("x")
     expected = ["file", "file", "rename", "rename", "folder"] if sync else ["rename", "rename"]
     assert done == expected
+
+
+def test_a_full_disk_keeps_nobody_from_locking(tmp_path, monkeypatch):
+    """What is written then says what is full, and where."""
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "write", full)
+    with files.lock(tmp_path / "a.lock", "busy"):
+        with pytest.raises(UserError, match="busy by process another one"):
+            with files.lock(tmp_path / "a.lock", "busy"):
+                raise AssertionError("two hold it")
+    assert not list(tmp_path.iterdir())
