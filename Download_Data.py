@@ -84,7 +84,8 @@ def bring(data, folder, args):
     else:
         splits = draw(data)
         written = store(folder, splits, args.force)
-        plots.sample_sheet(folder / "sample.png", *splits["train"], CLASSES)
+        with plots.warning(folder / "sample.png"):
+            plots.sample_sheet(folder / "sample.png", *splits["train"], CLASSES)
     print("written:" if written else "already there:", folder, flush=True)
 
 

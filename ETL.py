@@ -18,7 +18,6 @@ import sys
 from src.cli import command, settings_from
 from src.dataset import csv_path, load
 from src.etl import SUBFOLDER, write_images
-from src.files import lock
 
 
 @command
@@ -28,8 +27,7 @@ def main(argv=None):
     images, labels = load(data, "train")
     folder, size = settings.path("images_folder"), settings.size
     how = dict(threads=settings.threads, progress=True, csv=csv_path(data, "train"))
-    with lock(folder / "etl.lock", f"{folder} is being written"):
-        written, kept = write_images(images, labels, folder, size, **how)
+    written, kept = write_images(images, labels, folder, size, **how)
     print(
         f"{len(images)} images of {size} x {size} pixels in {folder / SUBFOLDER} "
         f"({written} written, {kept} kept)"

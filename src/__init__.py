@@ -3,7 +3,7 @@
 import os
 import sys
 
-from src import interrupts
+from src import interrupts, streams
 
 
 def _import_matplotlib(backend):
@@ -24,4 +24,5 @@ if os.environ.get("MPLBACKEND") and "matplotlib" not in sys.modules:
 # Here, since the scripts' own imports take seconds. A program of somebody else's listens by itself.
 _main = getattr(sys.modules["__main__"], "__file__", None) or ""
 if os.path.dirname(os.path.abspath(_main)) == os.path.dirname(os.path.dirname(__file__)):
+    streams.open_closed()
     interrupts.listen()

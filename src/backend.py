@@ -574,14 +574,6 @@ def _own_errors(batches):
         raise
 
 
-def is_out_of_memory(error):
-    """Return whether an exception says that the host's or the device's memory was not enough."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"MemoryError", "ResourceExhaustedError", "OutOfMemoryError"}) or (
-        "RESOURCE_EXHAUSTED" in str(error)
-    )
-
-
 def versions():
     """Return the versions of everything that has a part in the numbers, and the devices."""
     found = {"python": sys.version.split()[0], "backend": NAME, "numpy": np.__version__}

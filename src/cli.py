@@ -6,7 +6,8 @@ import functools
 import sys
 import traceback
 
-from src.errors import UserError
+from src import streams
+from src.errors import UserError, is_out_of_memory
 from src.interrupts import MESSAGE
 from src.settings import load
 
@@ -74,29 +75,34 @@ def command(main=None, bad_input=2, fault=None):
 
     @functools.wraps(main)
     def guarded(argv=None):
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):  # or the name of a folder could end the script
-                stream.reconfigure(errors="backslashreplace")
-        try:
-            return main(argv)
-        except (UserError, OSError, MemoryError) as error:
-            print("error:", " ".join(_words(error).split()), file=sys.stderr)
-            return bad_input
-        except KeyboardInterrupt:
-            print(MESSAGE, file=sys.stderr)
-            return 130
-        except Exception:
-            if fault is None:
-                raise
-            traceback.print_exc()
-            return fault
+        with streams.lasting():
+            try:
+                return main(argv)
+            except KeyboardInterrupt:
+                print(MESSAGE, file=sys.stderr)
+                return 130
+            except Exception as error:
+                if isinstance(error, (UserError, OSError)) or is_out_of_memory(error):
+                    print("error:", _line(error), file=sys.stderr)
+                    return bad_input
+                if fault is None:
+                    raise
+                traceback.print_exc()
+                return fault
 
     return guarded
 
 
+def _line(error):
+    """Return an error's words in one line, without what would steer a terminal."""
+    text = " ".join(_words(error).split())
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def _words(error):
-    if isinstance(error, MemoryError):
-        return f"not enough memory ({error}): lower batch_size or target_size in the settings"
+    if is_out_of_memory(error):
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        return f"not enough memory ({reason}): lower batch_size or target_size in the settings"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"{error}: make room there, and run the same command again to continue"
     return str(error)

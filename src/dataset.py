@@ -209,7 +209,10 @@ def write_csvs(files):
                         text = b";".join(map(DIGITS.__getitem__, image.tobytes()))
                         file.write(b"%d;%s;%s\n" % (label, usage.encode(), text))
     except OSError as error:
-        raise UserError(f"{error.filename}: could not be written: {error}") from None
+        raise UserError(
+            f"{error.filename}: could not be written: {error.strerror or error}: make room or "
+            "permit it, and run the command again"
+        ) from None
 
 
 def import_from(path, data_folder, expected_counts, force=False):

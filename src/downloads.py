@@ -9,13 +9,14 @@ import contextlib
 import errno
 import json
 import os
+import queue
 import re
 import socket
 import sys
 import threading
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from tqdm import tqdm
@@ -31,7 +32,7 @@ LARGEST = 1 << 28  # bytes; the ImageNet file has 85 MB
 SLOWEST = 10_000  # bytes a second: what is slower, over all of the largest file, is given up
 LEAST_PATIENCE = 60  # seconds, for the smallest file
 LONGEST_NOTE = 1 << 16  # bytes of a `.part.json`
-
+HOPS = 10  # redirections in a row
 
 CORRECT = "Correct the address in Data_Settings.json"
 
@@ -46,6 +47,13 @@ class Failed(UserError):
     def __init__(self, reason, advice):
         super().__init__(reason)
         self.advice = advice
+
+
+class _Session(requests.Session):
+    """Follows no redirection by itself: that would read all that comes with one, however much."""
+
+    def get_redirect_target(self, response):
+        return None
 
 
 def fetch(url, path, md5=None, check=None, hint="", largest=LARGEST):
@@ -126,10 +134,7 @@ def _transfer(url, part, largest, deadline):
         if origin["validator"]:
             headers["If-Range"] = origin["validator"]
     try:
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            for answer in (*response.history, response):
-                if not secure(answer.url):
-                    raise Failed(f"the server leads to {answer.url}, not https", CORRECT)
+        with _Session() as session, _open(session, url, headers, deadline) as response:
             start, total = _span(response, part, offset, origin)
             if (total or 0) > largest:
                 raise _too_large(f"the server announces {total} bytes", largest)
@@ -139,7 +144,7 @@ def _transfer(url, part, largest, deadline):
                 _receive(response, part, start, total, largest, deadline)
     except (requests.RequestException, ValueError) as error:
         if isinstance(error, ValueError):  # an address that can never work
-            raise UserError(str(error)) from None
+            raise Failed(str(error), CORRECT) from None
         host, kind = urlsplit(url).netloc, type(error).__name__
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             reason = re.search(r"verify failed: ([^()]*)", str(error))
@@ -156,6 +161,39 @@ def _transfer(url, part, largest, deadline):
         _discard(part)
         raise Interrupted(f"expected {total} bytes, received {arrived}")
     return start > 0
+
+
+def _open(session, url, headers, deadline):
+    """Return the server's answer after all redirections, none of which may leave https."""
+    for _ in range(HOPS):
+        response = _answer(session, url, headers, deadline)
+        if not response.is_redirect:
+            return response
+        response.close()
+        url = urljoin(url, response.headers["Location"])
+        if not secure(url):
+            raise Failed(f"the server leads to {url}, not https", CORRECT)
+    raise Failed(f"the server leads on and on, to {url} at last", CORRECT)
+
+
+def _answer(session, url, headers, deadline):
+    """Return what a server answers; raise Interrupted at `deadline`, even if it still answers."""
+    answers = queue.Queue()
+
+    def ask():
+        try:
+            answers.put(session.get(url, headers=headers, stream=True, timeout=TIMEOUT))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=max(0, deadline - time.monotonic()))
+    except queue.Empty:
+        raise Interrupted("the answer took too long") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _span(response, part, offset, origin):
@@ -181,7 +219,7 @@ def _span(response, part, offset, origin):
         raise Interrupted(f"the server answers {reason}")
     if status != 200:
         raise Failed(f"the server answers {reason}", CORRECT)
-    if response.headers.get("Content-Type", "").startswith("text/html"):
+    if response.headers.get("Content-Type", "").lower().startswith("text/html"):
         raise UserError("the server sent a web page instead of the file")
     encoded = response.headers.get("Content-Encoding", "identity") != "identity"
     length = response.headers.get("Content-Length", "")

@@ -1,4 +1,4 @@
-"""The one exception a user is meant to see."""
+"""The one exception a user is meant to see, and the one that any line of code may raise."""
 
 
 class UserError(Exception):
@@ -6,3 +6,11 @@ class UserError(Exception):
 
     Scripts print the line without a traceback and exit with a code of their own (src/cli.py).
     """
+
+
+def is_out_of_memory(error):
+    """Return whether an exception says that the host's or the device's memory was not enough."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "ResourceExhaustedError", "OutOfMemoryError"}) or (
+        "RESOURCE_EXHAUSTED" in str(error)
+    )

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from src.dataset import CLASSES, csv_path, load
 from src.errors import UserError
-from src.files import file_digest, remove_left, replace, replace_all
+from src.files import file_digest, lock, remove_left, replace, replace_all
 from src.pixels import enlarge, floored_rgb
 
 SUBFOLDER = "Training"
@@ -34,9 +34,14 @@ def write_images(images, labels, folder, size, threads=1, progress=False, csv=No
     An interrupted run is completed by the next one: each JPEG appears whole or not at all, and
     those that are there are kept as long as images, labels and size are the same as last time;
     otherwise all are replaced. csv: the file that the images come from, which makes
-    `check_matches` faster. Returns (written, kept). Raises UserError if the disk refuses.
+    `check_matches` faster. Returns (written, kept). Raises UserError if the disk refuses, or while
+    another process writes there.
     """
-    folder = Path(folder) / SUBFOLDER
+    with lock(Path(folder) / "etl.lock", f"{folder} is being written"):
+        return _write_images(images, labels, Path(folder) / SUBFOLDER, size, threads, progress, csv)
+
+
+def _write_images(images, labels, folder, size, threads, progress, csv):
     try:
         paths = image_paths(labels, folder)
         note = {"images": len(images), "size": size, "sha256": _digest(images, labels)}

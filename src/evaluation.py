@@ -7,6 +7,7 @@ holds the 48 x 48 originals, one batch, and the net.
 import json
 import math
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -22,6 +23,7 @@ from src.files import lock, remove_left, replace
 from src.generator import check_images, list_images, read_grey
 from src.pixels import enlarge, rgb
 from src.prefetch import one_ahead, prefetch
+from src.training import enough_memory
 
 # Accuracy in % on the test split, as published (REFERENCE.md section 10).
 PAPER = {
@@ -64,41 +66,45 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True):
         {"val": (val_images, val_labels), "test": (test_images, test_labels)}, settings
     )
     folder = settings.path("results_folder") / name
-    folder.mkdir(parents=True, exist_ok=True)  # rather than find out hours later that it can't be
+    # Rather than find out hours later that they can't be written.
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
     predictor = backend.predictor(model)
     metrics = {}
 
-    print(f"{title} Perf:", flush=True)
-    if train:
-        batches = _jpeg_batches(files, settings)
-        probabilities = predict(predictor, batches, len(files), "train")
-        metrics["train"] = _measure(train_labels, probabilities)
-        metrics["train"]["loss"] = cross_entropy(train_labels, probabilities)
-        _print("Train Loss", metrics["train"]["loss"])
-        _print("Train Perf", metrics["train"]["accuracy"])
+    batch = f"batch_size {settings.evaluation['batch_size']} of Evaluation_Settings.json"
+    with enough_memory(batch, settings.size):
+        print(f"{title} Perf:", flush=True)
+        if train:
+            batches = _jpeg_batches(files, settings)
+            probabilities = predict(predictor, batches, len(files), "train")
+            metrics["train"] = _measure(train_labels, probabilities)
+            metrics["train"]["loss"] = cross_entropy(train_labels, probabilities)
+            _print("Train Loss", metrics["train"]["loss"])
+            _print("Train Perf", metrics["train"]["accuracy"])
 
-    batches = image_batches(val_images, settings)
-    val_probabilities = predict(predictor, batches, len(val_images), "val")
-    metrics["val"] = _measure(val_labels, val_probabilities)
-    _print("Val Perf", metrics["val"]["accuracy"])
+        batches = image_batches(val_images, settings)
+        val_probabilities = predict(predictor, batches, len(val_images), "val")
+        metrics["val"] = _measure(val_labels, val_probabilities)
+        _print("Val Perf", metrics["val"]["accuracy"])
 
-    batches = image_batches(test_images, settings)
-    test_probabilities = predict(predictor, batches, len(test_images), "test")
-    metrics["test"] = _measure(test_labels, test_probabilities)
-    _print("Test Perf", metrics["test"]["accuracy"])
-    _print("Test Pred Repeated", metrics["test"]["repeated"])
+        batches = image_batches(test_images, settings)
+        test_probabilities = predict(predictor, batches, len(test_images), "test")
+        metrics["test"] = _measure(test_labels, test_probabilities)
+        _print("Test Perf", metrics["test"]["accuracy"])
+        _print("Test Pred Repeated", metrics["test"]["repeated"])
 
-    batches = image_batches(test_images, settings)
-    tta_probabilities = tta.average(
-        backend.predictor(tta.with_view(model, settings.size)),
-        tta.table(tta.descriptions(settings.evaluation), settings.size),
-        tta.view_weights(settings.evaluation),
-        batches,
-        len(test_images),
-    )
-    metrics["tta_test"] = _measure(test_labels, tta_probabilities)
-    _print("TTA Test Perf", metrics["tta_test"]["accuracy"])
-    _print("TTA Test Pred Repeated", metrics["tta_test"]["repeated"])
+        batches = image_batches(test_images, settings)
+        tta_probabilities = tta.average(
+            backend.predictor(tta.with_view(model, settings.size)),
+            tta.table(tta.descriptions(settings.evaluation), settings.size),
+            tta.view_weights(settings.evaluation),
+            batches,
+            len(test_images),
+        )
+        metrics["tta_test"] = _measure(test_labels, tta_probabilities)
+        _print("TTA Test Perf", metrics["tta_test"]["accuracy"])
+        _print("TTA Test Pred Repeated", metrics["tta_test"]["repeated"])
 
     record = {
         "network": model.name,
@@ -130,13 +136,15 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True):
             np.savez_compressed(file, **arrays)
         with replace(folder / "report.txt") as part, open(part, "wb") as file:
             file.write(report.encode())
-        plots.confusion_matrix(
-            folder / "confusion_matrix.png",
-            test_labels,
-            tta_probabilities.argmax(axis=1),
-            CLASSES,
-            f"{name}: {len(test_labels)} test images, with TTA {percent:.2f} % right",
-        )
+        picture = folder / "confusion_matrix.png"
+        with plots.warning(picture):
+            plots.confusion_matrix(
+                picture,
+                test_labels,
+                tta_probabilities.argmax(axis=1),
+                CLASSES,
+                f"{name}: {len(test_labels)} test images, with TTA {percent:.2f} % right",
+            )
     print(f"data: {told}", file=sys.stderr)  # the lines on stdout are the original's
     print(f"Pictures and reports: {folder}", flush=True)
     return metrics

@@ -11,6 +11,7 @@ import time
 from src.errors import UserError
 
 PART = re.compile(r".+\.\d+-[0-9a-f]{8}\.part")  # the name of what `replace` writes first
+HOLDER = re.compile(r"(\n(\d+ \(.*\)\n)?)?")  # what a lock file holds
 _open = set()  # the parts that are being written
 
 
@@ -98,9 +99,12 @@ def lock(path, busy, wait=False):
     path = os.fspath(path)
     os.makedirs(os.path.dirname(path) or os.curdir, exist_ok=True)
     with _locked(path, busy, wait) as file:
+        file.seek(0)
+        if not HOLDER.fullmatch(file.read(1000)):
+            raise UserError(f"{path}: found a file that is no lock of ours: move it elsewhere")
         file.truncate(0)
-        file.write(f"\n{os.getpid()} ({os.path.basename(sys.argv[0])})\n")
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk; then others are not told who it is
+            os.write(file.fileno(), f"\n{os.getpid()} ({os.path.basename(sys.argv[0])})\n".encode())
         try:
             yield
         finally:
@@ -111,7 +115,7 @@ def lock(path, busy, wait=False):
 def _locked(path, busy, wait):
     """Return the open and locked file `path`."""
     while True:
-        file = open(path, "a+", encoding="utf-8")
+        file = open(path, "a+", encoding="utf-8", errors="replace")
         try:
             _lock(file)
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):

@@ -6,6 +6,7 @@ not at all at every moment (src/files.py), so there is nothing to wait for.
 """
 
 import os
+import select
 import signal
 import threading
 
@@ -31,7 +32,10 @@ def listen():
 
 
 def _stop(number):
-    remove_parts()
-    # Not by way of sys.stderr, whose lock the main thread may hold.
-    os.write(2, f"{os.linesep if os.isatty(2) else ''}{MESSAGE}{os.linesep}".encode())
-    os._exit(128 + number)
+    try:
+        remove_parts()
+        # Not by way of sys.stderr, whose lock the main thread may hold; nor where nobody reads.
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, f"{os.linesep if os.isatty(2) else ''}{MESSAGE}{os.linesep}".encode())
+    finally:
+        os._exit(128 + number)

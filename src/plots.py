@@ -4,6 +4,8 @@ Figures are made without pyplot, so that nothing global is touched, random gener
 in matplotlib's own style, whatever a user's matplotlibrc says.
 """
 
+import contextlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,15 @@ from matplotlib.ticker import MaxNLocator
 from src.files import replace
 
 TRAINING, VALIDATION, GREY = "#1f77b4", "#d95f02", "#808080"
+
+
+@contextlib.contextmanager
+def warning(path):
+    """Let nothing that keeps `path` from being written end the work: it is a warning on stderr."""
+    try:
+        yield
+    except Exception as error:  # an open spreadsheet, a full disk, a broken font, ...
+        print(f"warning: {path}: could not be written: {error}", file=sys.stderr)
 
 
 @style.context("default")

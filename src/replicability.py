@@ -28,8 +28,9 @@ def measure(settings):
         # The paper's value is one of the host's batches, whatever the numerics.
         images = feeds.load_training(settings)
         feed = feeds.HostFeed(network, stage, images, validation, settings)
-        for _ in training.run_stage(network, stage, feed, settings.runtime, "check_rep"):
-            pass
+        with training.enough_memory(f"check_rep: batch_size {stage['batch_size']}", settings.size):
+            for _ in training.run_stage(network, stage, feed, settings.runtime, "check_rep"):
+                pass
     images, one_hot = validation
     batches = evaluation.image_batches(images, settings)
     predictor = backend.predictor(network)

@@ -377,7 +377,13 @@ def _usable(path):
             raise ValueError(
                 "`~` or `~name` for the home folder of a user of this machine"
             ) from None
-    if any(len(os.fsencode(part)) > 200 for part in Path(path).parts):
+    try:
+        longest = max(len(os.fsencode(part)) for part in ("", *Path(path).parts))
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"names in this system's encoding, {error.encoding}; PYTHONUTF8=1 makes it UTF-8"
+        ) from None
+    if longest > 200:
         raise ValueError("names of at most 200 bytes between the slashes")
     return path
 
@@ -390,7 +396,7 @@ def _holds_the_program(folder):
     """
     folder, program = (Path(os.path.realpath(str(path))) for path in (folder, PROGRAM))
     # Some file systems take SRC for src.
-    folder, program = ([part.lower() for part in path.parts] for path in (folder, program))
+    folder, program = ([part.casefold() for part in path.parts] for path in (folder, program))
     if folder[: len(program)] != program:
         return program[: len(folder)] == folder
     first = folder[len(program) :][:1]

@@ -16,14 +16,13 @@ import dataclasses
 import gc
 import hashlib
 import math
-import sys
 import time
 
 import numpy as np
 import pandas as pd
 
 from src import backend, descent, distillation, feeds, plots, runs, weights
-from src.errors import UserError
+from src.errors import UserError, is_out_of_memory
 from src.files import replace
 from src.runtime import versions
 
@@ -174,10 +173,8 @@ class Keeper:
             writers.append((runs.PICTURE, plots.history))
         for name, write in writers:
             path = self.run.folder / name
-            try:
+            with plots.warning(path):
                 write(path, self.rows)
-            except Exception as error:  # an open spreadsheet, a full disk, a broken font, ...
-                print(f"warning: {path}: could not be written: {error}", file=sys.stderr)
 
 
 class NoKeeper:
@@ -261,7 +258,7 @@ def enough_memory(batch, size):
     except UserError:
         raise
     except Exception as error:
-        if not backend.is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(

@@ -26,6 +26,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(status)
             self.send_header("Location", behaviour["to"])
             self.end_headers()
+            self.go_on(behaviour)
+            return
+        if behaviour.get("no_head"):
+            self.send_response_only(status)
+            self.flush_headers()
+            self.go_on(behaviour)
             return
         start, tag = 0, behaviour.get("etag", '"one"')
         fits = self.headers.get("If-Range") in (None, tag)
@@ -54,6 +60,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             for first in range(0, len(sent), BLOCK):
                 self.wfile.write(sent[first : first + BLOCK])
                 time.sleep(server.pause)
+        self.go_on(behaviour)
+
+    def go_on(self, behaviour):
+        with contextlib.suppress(OSError):
             while behaviour.get("then"):
                 self.wfile.write(behaviour["then"])
                 self.wfile.flush()

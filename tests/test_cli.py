@@ -59,10 +59,27 @@ def test_exit_codes(capsys):
     assert capsys.readouterr().err == "error: two lines\n"
     assert main(OSError(28, "No space left on device", "Results/x")) == 2
     assert "No space left on device: 'Results/x'" in capsys.readouterr().err
+    assert main(UserError("\x1b]0;title\a\x1b[2J")) == 2
+    assert "\\x1b[2J" in capsys.readouterr().err, "a name may not steer the terminal"
     assert main(KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == f"{interrupts.MESSAGE}\n"
     with pytest.raises(ZeroDivisionError):  # a defect of ours keeps its traceback
         main(ZeroDivisionError())
+
+
+def test_too_little_memory_is_no_fault_of_the_program(capsys):
+    """Whoever says so: Python, TensorFlow (ResourceExhaustedError), JAX or PyTorch."""
+
+    @command(bad_input=3, fault=4)
+    def main(error):
+        raise error
+
+    exhausted = type("ResourceExhaustedError", (Exception,), {})("OOM when allocating\n[[node]]")
+    for error in (MemoryError(), exhausted, RuntimeError("RESOURCE_EXHAUSTED: Out of memory")):
+        assert main(error) == 3
+        told = capsys.readouterr().err
+        assert told.startswith("error: not enough memory (") and told.count("\n") == 1
+        assert "lower batch_size" in told and "node" not in told
 
 
 def test_a_script_may_have_its_own_code_for_bad_input():

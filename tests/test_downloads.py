@@ -215,16 +215,18 @@ def test_more_than_the_file_can_have(server, target, behaviour, reason):
     assert not list(target.parent.glob("*")) and len(server.requests) == 1
 
 
-@pytest.mark.parametrize("length", [{}, {"no_length": True}], ids=["told", "not told"])
-def test_a_byte_now_and_then_is_given_up(server, target, monkeypatch, length):
+@pytest.mark.parametrize(
+    "how", [{}, {"no_length": True}, {"no_head": True}], ids=["told", "not told", "in the head"]
+)
+def test_a_byte_now_and_then_is_given_up(server, target, monkeypatch, how):
     monkeypatch.setattr(downloads, "SLOWEST", 1e9)
     monkeypatch.setattr(downloads, "LEAST_PATIENCE", 0.5)
-    server.script = [{"break_after": 9, "then": b"x", "pause": 0.05, **length}]
+    server.script = [{"break_after": 9, "then": b"x", "pause": 0.05, **how}]
     start = time.monotonic()
     with pytest.raises(UserError, match="took longer than .*Run the command again"):
         fetch(server.address + "/file", target)
     assert time.monotonic() - start < 4
-    assert "file.bin" not in names(target.parent)
+    assert not target.exists()
 
 
 def test_packed_answers_are_unpacked(server, target):
@@ -239,12 +241,21 @@ def test_redirections_stay_encrypted_or_here(server, target):
     assert_fetched(target)
     for url, expected in [("https://a/b", True), ("http://[::1]:5/", True), ("http://a/", False)]:
         assert downloads.secure(url) == expected
-    answer = SimpleNamespace(url="http://a/", history=[], raw=None)
-    refused = contextlib.nullcontext(answer)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(downloads.requests, "get", lambda *args, **options: refused)
-        with pytest.raises(UserError, match="leads to http://a/, not https"):
-            fetch("https://a/b", target)
+    server.requests.clear()
+    for url in ("http://a/", "file:///etc/passwd", "//[::1"):
+        server.script = [{"status": 302, "to": url}]
+        with pytest.raises(UserError, match="(leads to (http|file):.*, not https|Invalid IPv6)"):
+            fetch(server.address + "/moved", target)
+    assert len(server.requests) == 3, "an address that cannot work is not tried again"
+
+
+def test_redirections_end(server, target):
+    """However many there are, and whatever comes with them."""
+    server.script = [{"status": 302, "to": "/file", "then": b"x" * 9999}] * 99
+    start = time.monotonic()
+    with pytest.raises(UserError, match="leads on and on, to .*Correct the address"):
+        fetch(server.address + "/moved", target)
+    assert len(server.requests) == downloads.HOPS and time.monotonic() - start < 4
 
 
 def test_a_certificate_is_not_asked_for_twice(target, monkeypatch):
@@ -257,7 +268,7 @@ def test_a_certificate_is_not_asked_for_twice(target, monkeypatch):
             "(_ssl.c:1000)"
         )
 
-    monkeypatch.setattr(downloads.requests, "get", get)
+    monkeypatch.setattr(downloads.requests.Session, "get", get)
     with pytest.raises(UserError, match="certificate of a is not valid here: certificate has exp"):
         fetch("https://a/b", target)
     assert len(asked) == 1

@@ -14,6 +14,7 @@ import ETL
 from src import etl
 from src.dataset import CLASSES, csv_path, load, write_csvs
 from src.errors import UserError
+from src.files import lock
 from src.pixels import enlarge
 
 DATA = Path(__file__).parent / "data"
@@ -191,3 +192,9 @@ def test_script(tmp_path, capsys):
     assert ETL.main(["--settings", str(settings)]) == 2
     error = capsys.readouterr().err
     assert "nowhere" in error and error.count("\n") == 1
+
+
+def test_only_one_process_writes_at_a_time(tiny, tmp_path):
+    with lock(tmp_path / "etl.lock", "held"), pytest.raises(UserError, match="is being written by"):
+        etl.write_images(*tiny, tmp_path, 32)
+    assert etl.write_images(*tiny, tmp_path, 32) == (35, 0)

@@ -179,3 +179,39 @@ def test_a_results_folder_that_cannot_be_is_told_first(world, capsys, tmp_path, 
     assert LHC_Eval.main(["--settings", str(tmp_path / "Settings")]) == 2
     out, error = capsys.readouterr()
     assert out == "" and error.count("\n") == 1 and str(tmp_path / "results") in error
+
+
+def evaluated(world, capsys):
+    """Return (code, stdout, stderr) of LHC_Eval.py."""
+    code = LHC_Eval.main(["--settings", str(world[1])])
+    return (code, *capsys.readouterr())
+
+
+def test_too_little_memory_names_the_setting(world, capsys, monkeypatch):
+    def allocate(*args):
+        raise MemoryError("Unable to allocate 17 PiB")
+
+    monkeypatch.setattr(evaluation.tta, "with_view", allocate)
+    code, _, stderr = evaluated(world, capsys)
+    assert code == 2
+    assert "batch_size 8 of Evaluation_Settings.json at target_size 32 needs more mem" in stderr
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_warning(world, capsys, monkeypatch):
+    def draw(*args):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(evaluation.plots, "confusion_matrix", draw)
+    code, stdout, stderr = evaluated(world, capsys)
+    assert code == 0 and stdout.splitlines()[-1].startswith("Pictures and reports: ")
+    assert "warning: " in stderr and "confusion_matrix.png: could not be written: no font" in stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no files")
+def test_results_that_cannot_be_written_are_told_before(world, tmp_path, capsys):
+    (tmp_path / "LHC").symlink_to("/proc/self")
+    loaded = settings.load(world[1])
+    loaded.data["results_folder"] = str(tmp_path)
+    with pytest.raises(OSError):
+        evaluation.evaluate(world[2], loaded, "LHC", train=False)
+    assert capsys.readouterr().out == ""

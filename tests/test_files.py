@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from src import files
+from src.errors import UserError
 from src.files import file_digest, lock, remove_left, replace, replace_all
 
 
@@ -78,6 +79,23 @@ def test_two_writers_do_not_share_a_part(tmp_path):
     assert content(tmp_path) == {"a": "first"}  # whoever ends last
 
 
+@pytest.mark.parametrize("content", [b"my own\n", b"\xff\xd8", b"\n12 (x)\nmore"])
+def test_a_file_of_the_users_is_no_lock(tmp_path, content):
+    (tmp_path / "a.lock").write_bytes(content)
+    with pytest.raises(UserError, match="a.lock: found a file that is no lock of ours"):
+        with files.lock(tmp_path / "a.lock", "busy"):
+            raise AssertionError("taken for a lock")
+    assert (tmp_path / "a.lock").read_bytes() == content
+
+
+def test_what_a_killed_process_left_is_a_lock(tmp_path):
+    for left in (b"", b"\n", b"\n12 (LHC_Train.py)\n"):
+        (tmp_path / "a.lock").write_bytes(left)
+        with files.lock(tmp_path / "a.lock", "busy"):
+            pass
+        assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no such permissions on Windows")
 def test_permissions_are_those_that_open_gives(tmp_path):
     with replace(tmp_path / "ours") as part:
@@ -140,3 +158,17 @@ def test_a_lock_can_be_waited_for(tmp_path):
         done.append("first")
     thread.join()
     assert done == ["first", "second"]
+
+
+def test_a_full_disk_keeps_nobody_from_locking(tmp_path, monkeypatch):
+    """What is written then says what is full, and where."""
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "write", full)
+    with files.lock(tmp_path / "a.lock", "busy"):
+        with pytest.raises(UserError, match="busy by process another one"):
+            with files.lock(tmp_path / "a.lock", "busy"):
+                raise AssertionError("two hold it")
+    assert not list(tmp_path.iterdir())

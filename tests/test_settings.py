@@ -291,6 +291,7 @@ def test_folders_of_the_program_are_refused(tmp_path, monkeypatch, key):
     (tmp_path / "link").symlink_to(PROGRAM / "src")
     refused = [".", "..", "/", "src", "src/fast", "SRC/x", "Data/../src", "Settings/Quickstart"]
     refused += [".git/hooks", ".venv/lib", "benchmarks", str(PROGRAM), str(tmp_path / "link")]
+    refused += ["\u017frc"]  # with a long s, which macOS takes for src
     for folder in refused:
         write(tmp_path, Data={key: folder})
         with pytest.raises(UserError, match=f"{key}: found .*allowed: folders that hold nothing"):
@@ -320,6 +321,21 @@ def test_paths_that_no_file_can_have(tmp_path, key, text):
     with pytest.raises(UserError, match=f"Data_Settings.json: {key}: found") as caught:
         load(tmp_path)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_names_that_the_system_cannot_write(tmp_path):
+    """Under LANG=C in some cron and docker jobs."""
+    write(tmp_path, Data={"data_folder": "\u6570\u636e"})
+    code = "import sys; from src.settings import load; load(sys.argv[1])"
+    plain = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=str(DEFAULTS.parent),
+        env={**os.environ, **plain},
+        stderr=subprocess.PIPE,
+    )
+    assert b"allowed: names in this system's encoding, ascii; PYTHONUTF8=1" in done.stderr
 
 
 ADDRESSES = {  # address: whether it is allowed
