@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import requests
 from tqdm import tqdm
 
+from src import strict_json
 from src.errors import UserError
 
 TIMEOUT = (10, 60)  # seconds to connect, seconds of silence
@@ -30,7 +31,6 @@ CHUNK = 1 << 16
 LARGEST = 1 << 28  # bytes; the ImageNet file has 85 MB
 SLOWEST = 10_000  # bytes a second: what is slower, over all of the largest file, is given up
 LEAST_PATIENCE = 60  # seconds, for the smallest file
-LONGEST_NOTE = 1 << 16  # bytes of a `.part.json`
 
 
 CORRECT = "Correct the address in Data_Settings.json"
@@ -273,10 +273,9 @@ def _note(part):
 def _origin(part, url):
     """Return what is remembered of the part file, or None if it isn't a part of `url`."""
     try:
-        with open(_note(part), encoding="utf-8") as file:
-            origin = json.loads(file.read(LONGEST_NOTE))
+        origin = strict_json.read(_note(part))
         validator, total = origin["validator"], origin["total"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     sound = isinstance(validator, (str, type(None))) and type(total) in (int, type(None))
     return origin if sound and origin["url"] == url else None

@@ -68,6 +68,8 @@ def train(model, settings, name, restart=False):
         values, arrays = run.state or ({"stage": 0, "rows": []}, {})
         rows = values["rows"]
         if run.state:
+            with runs.intact(run.folder / runs.STATE):
+                _check_values(values, recipe["stages"])
             print(f"{run.folder}: {len(rows)} epochs are done, going on", flush=True)
         for number, stage in enumerate(recipe["stages"], start=1):
             if stage["seeds"]:
@@ -90,6 +92,22 @@ def train(model, settings, name, restart=False):
                     keeper.draw_history()
     print(f"Best weights and history: {settings.path('models_folder') / name}", flush=True)
     return rows
+
+
+def _check_values(values, stages):
+    """Raise ValueError or TypeError unless the values of a state are those of such stages."""
+    number, progress = values["stage"], Progress(**values["progress"])
+    expected = [field.type for field in dataclasses.fields(Progress)]
+    if [type(value) for value in dataclasses.astuple(progress)] != expected:
+        raise ValueError("found no progress")
+    if type(number) is not int or not 1 <= number <= len(stages):
+        raise ValueError("found another stage")
+    epoch, limit = progress.epoch, stages[number - 1]["epochs"]
+    if not (1 <= progress.best_epoch <= epoch <= limit and 0 <= progress.waited < epoch):
+        raise ValueError("found another epoch")
+    for row in values["rows"]:
+        if set(row) != set(COLUMNS) or not all(type(row[key]) in (int, float) for key in row):
+            raise ValueError("found another history")
 
 
 class Keeper:
@@ -123,10 +141,9 @@ class Keeper:
         if self.resumed is None:
             return Progress(), None
         values, arrays = self.resumed
-        best_weights = self.restore_layers()
-        self.feed.restore(values["feed"], arrays)
-        backend.set_random_state(values["random"])
-        return Progress(**values["progress"]), best_weights
+        with runs.intact(self.run.folder / runs.STATE):
+            self.feed.restore(values["feed"], arrays)
+        return Progress(**values["progress"]), self.restore_layers()
 
     def restore_layers(self):
         """Put the layers' state into the model; return the best weights until then.
@@ -135,16 +152,16 @@ class Keeper:
         """
         values, arrays = self.resumed
         progress = Progress(**values["progress"])
+        with runs.intact(self.run.folder / runs.STATE):
+            backend.set_layer_state(self.model, arrays)
+            backend.set_random_state(values["random"])
         if progress.best_epoch == progress.epoch:
-            backend.set_layer_state(self.model, arrays)
             self.weights()
-            best_weights = self.model.get_weights()
-        else:
-            path = self.run.folder / runs.WEIGHTS
-            weights.load(self.model, path, weights.architecture_of(self.model, self.settings))
-            best_weights = self.model.get_weights()
-            backend.set_layer_state(self.model, arrays)
-        backend.set_random_state(values["random"])
+            return self.model.get_weights()
+        path = self.run.folder / runs.WEIGHTS
+        weights.load(self.model, path, weights.architecture_of(self.model, self.settings))
+        best_weights = self.model.get_weights()
+        backend.set_layer_state(self.model, arrays)
         return best_weights
 
     def draw_history(self):
