@@ -66,11 +66,11 @@ def train(model, settings, name, restart=False):
     record = _record(model, settings, recipe, opened)
     with runs.training(settings, name, record, restart) as run:
         values, arrays = run.state or ({"stage": 0, "rows": []}, {})
-        rows = values["rows"]
         if run.state:
             with runs.intact(run.folder / runs.STATE):
                 _check_values(values, recipe["stages"])
-            print(f"{run.folder}: {len(rows)} epochs are done, going on", flush=True)
+            print(f"{run.folder}: {len(values['rows'])} epochs are done, going on", flush=True)
+        rows = values["rows"]
         for number, stage in enumerate(recipe["stages"], start=1):
             if stage["seeds"]:
                 backend.set_seeds(**stage["seeds"])
@@ -105,9 +105,11 @@ def _check_values(values, stages):
     epoch, limit = progress.epoch, stages[number - 1]["epochs"]
     if not (1 <= progress.best_epoch <= epoch <= limit and 0 <= progress.waited < epoch):
         raise ValueError("found another epoch")
-    for row in values["rows"]:
-        if set(row) != set(COLUMNS) or not all(type(row[key]) in (int, float) for key in row):
-            raise ValueError("found another history")
+    rows = values["rows"]
+    if not isinstance(rows, list) or any(set(row) != set(COLUMNS) for row in rows):
+        raise ValueError("found another history")
+    if not all(type(row[key]) in (int, float) for row in rows for key in row):
+        raise ValueError("found a history without numbers")
 
 
 class Keeper:
