@@ -275,10 +275,12 @@ def _origin(part, url):
     try:
         origin = strict_json.read(_note(part))
         validator, total = origin["validator"], origin["total"]
+        # What the header of a request can hold.
+        known = validator is None or re.fullmatch("[!-~][ -~]{,999}", validator)
+        sound = known and type(total) in (int, type(None)) and origin["url"] == url
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    sound = isinstance(validator, (str, type(None))) and type(total) in (int, type(None))
-    return origin if sound and origin["url"] == url else None
+    return origin if sound else None
 
 
 def _remember(part, url, response, total):

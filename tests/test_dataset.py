@@ -317,6 +317,18 @@ def test_what_cannot_be_read_is_not_replaced(tmp_path, splits):
     assert [path.name for path in tmp_path.iterdir()] == ["data_val.csv"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes in folders")
+def test_a_pipe_is_not_waited_for(tmp_path, splits):
+    os.mkfifo(str(csv_path(tmp_path, "val")))
+    os.mkfifo(str(tmp_path / "fer2013.csv"))
+    with pytest.raises(OtherData, match="data_val.csv: could not be read: no file"):
+        store(tmp_path, splits)
+    with pytest.raises(OtherData, match="data_val.csv: could not be read: no file"):
+        verify(csv_path(tmp_path, "val"), "val", COUNTS["val"])
+    with pytest.raises(UserError, match="found none of them"):
+        import_from(tmp_path, tmp_path / "a", COUNTS)
+
+
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, splits, monkeypatch):
     store(tmp_path, splits)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}

@@ -328,6 +328,20 @@ def test_notes_that_make_no_sense(server, target, note):
     assert server.requests == [None]
 
 
+@pytest.mark.parametrize(
+    "change", [{"url": None}, {"validator": "a\nb"}, {"validator": "\u0663"}, {"total": "7"}]
+)
+def test_notes_of_no_use_begin_anew(server, target, change):
+    note = {"url": server.address + "/file", "validator": None, "total": None, **change}
+    note = {key: value for key, value in note.items() if key != "url" or value}
+    target.parent.mkdir()
+    target.with_name("file.bin.part").write_bytes(BODY[:100])
+    target.with_name("file.bin.part.json").write_text(json.dumps(note))
+    fetch(server.address + "/file", target, md5=MD5)
+    assert_fetched(target)
+    assert server.requests == [None]
+
+
 def test_check_is_asked_before_the_name_is_given(server, target):
     def check(part):
         assert part.read_bytes() == BODY and not target.exists()

@@ -190,3 +190,24 @@ def test_script(tmp_path, capsys):
     assert ETL.main(["--settings", str(settings)]) == 2
     error = capsys.readouterr().err
     assert "nowhere" in error and error.count("\n") == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes in folders")
+@pytest.mark.parametrize("kind", ["pipe", "endless", "large", "digits"])
+def test_a_note_that_is_none_is_not_read(tmp_path, kind):
+    images, labels = load(DATA / "tiny_data", "train", 7)
+    etl.write_images(images, labels, tmp_path, 32)
+    note = tmp_path / "Training" / etl.NOTE
+    content = note.read_text()
+    note.unlink()
+    if kind == "pipe":
+        os.mkfifo(str(note))
+    elif kind == "endless":
+        note.symlink_to("/dev/zero")
+    elif kind == "large":
+        note.write_text(content + " " * (1 << 21))
+    else:
+        note.write_text(content.replace("32", "3" * 5000))
+    assert etl.images_of(tmp_path / "Training") is None
+    assert etl.write_images(images, labels, tmp_path, 32) == (len(images), 0)
+    assert note.read_text() == content

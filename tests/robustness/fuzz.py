@@ -26,7 +26,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from datetime import date
+from importlib import metadata
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -40,6 +40,12 @@ from tests.robustness import table  # noqa: E402
 from tests.robustness.inputs import as_text, from_text, write  # noqa: E402
 from tests.robustness.readers import READERS  # noqa: E402
 
+ABOUT = (
+    "Hostile inputs, and what became of them. Rejected is right: one line that says what is wrong. "
+    "Faults are tracebacks, processes that ended, hangs beyond the limit, more memory than the "
+    "limit (of the whole process, TensorFlow included), lines too long to read, and files changed."
+)
+FAULTS = ("tracebacks", "ended", "hangs", "memory", "long_lines", "changed_files")
 LIMIT_MB = 400  # more than the process has before the first input
 ADDRESSES_MB = 4096  # more than the limit above, so that it is seen, and less than the machine's
 STARTING_S = 300  # until a reader's process is ready, on a busy machine
@@ -62,24 +68,25 @@ def main(argv=None):
     options = parser.parse_args(argv)
     if options.replay:
         return replay(Path(options.replay))
-    found = {}
+    rows = []
     for name in [options.reader] if options.reader else READERS:
-        found[name] = run(name, options.seed, options.seconds, folder=Path(options.faults))
+        rows.append(run(READERS[name], options.seed, options.seconds, folder=Path(options.faults)))
         if options.save:
-            save(name, found[name])
-    print(table.fuzz({platform.python_version(): {"readers": found}}))
-    return int(any(counts["faults"] for counts in found.values()))
+            save(rows[-1])
+    print(table.table(rows))
+    return int(any(row[kind] for row in rows for kind in FAULTS))
 
 
-def run(name, seed, seconds=None, inputs=None, folder=None):
-    """Feed a reader for some seconds, or a number of inputs; return {"inputs", "rejected", ...}.
+def run(reader, seed, seconds=None, inputs=None, folder=None):
+    """Feed a reader for some seconds, or a number of inputs; return what is counted, as a row.
 
     folder: for inputs that lead to faults, or None.
     """
+    name = reader.__name__.lower()
     counts, kept, peaks = Counter(), Counter(), []
-    started, number = time.monotonic(), seed
-    with Process(name) as process:
-        strategy = READERS[name].inputs(process.good)
+    with Process(reader) as process:
+        started, number = time.monotonic(), seed
+        strategy = reader.inputs(process.good)
 
         def over():
             enough = seconds is not None and time.monotonic() - started >= seconds
@@ -89,10 +96,9 @@ def run(name, seed, seconds=None, inputs=None, folder=None):
             if over():
                 return
             outcome = process.read(entries)
-            counts["inputs"] += 1
-            counts[outcome["kind"]] += 1
+            counts.update(["inputs", outcome["kind"]])
             peaks.append(outcome.get("peak_mb", 0))
-            if outcome["kind"] in ("accepted", "rejected"):
+            if outcome["kind"] not in FAULTS:
                 return
             fault = outcome["what"].splitlines()[-1][:200]
             kept[outcome["kind"], fault] += 1
@@ -108,18 +114,16 @@ def run(name, seed, seconds=None, inputs=None, folder=None):
             drawn(strategy, number)(feed)
             number += 1
     return {
-        "inputs": counts["inputs"],
-        **{kind: counts[kind] for kind in KINDS},
-        "faults": sum(counts[kind] for kind in KINDS[2:]),
-        "peak_mb": max(peaks),
-        "limit_mb": process.limit_mb,
-        "limit_s": READERS[name].limit_s,
+        "reader": name,
+        "python": "{}.{}".format(*sys.version_info),
         "seconds": round(time.monotonic() - started),
+        "inputs": counts["inputs"],
+        **{kind: counts[kind] for kind in ("rejected", "accepted", *FAULTS)},
+        "peak_MB": max(peaks),
+        "limit_MB": process.limit_mb,
+        "limit_s": reader.limit_s,
         "seed": seed,
     }
-
-
-KINDS = ("accepted", "rejected", "traceback", "end", "hang", "memory", "line", "written")
 
 
 def drawn(strategy, number):
@@ -140,8 +144,8 @@ class Process:
     good: the reader's good input; limit_mb: how much memory the process may have.
     """
 
-    def __init__(self, name):
-        self.name = name
+    def __init__(self, reader):
+        self.reader = reader
 
     def __enter__(self):
         self._start()
@@ -151,23 +155,23 @@ class Process:
         self._end()
 
     def read(self, entries):
-        """Return {"kind": one of KINDS, "what": text, "peak_mb": number}."""
+        """Return {"kind": text, "what": text, "peak_mb": number}."""
         if self._inputs == LIFE:
             self._end()
             self._start()
         self._inputs += 1
         self._pipe.send(entries)
         try:
-            if self._pipe.poll(READERS[self.name].limit_s):
+            if self._pipe.poll(self.reader.limit_s):
                 outcome = self._pipe.recv()
             else:
-                outcome = {"kind": "hang", "what": f"read for {READERS[self.name].limit_s} s"}
+                outcome = {"kind": "hangs", "what": f"read for {self.reader.limit_s} s"}
         except EOFError:
             self._process.join()
-            outcome = {"kind": "end", "what": f"ended with code {self._process.exitcode}"}
+            outcome = {"kind": "ended", "what": f"ended with code {self._process.exitcode}"}
         if outcome.get("peak_mb", 0) > self.limit_mb:
             outcome.update(kind="memory", what=f"took {outcome['peak_mb']} MB")
-        if outcome["kind"] in ("hang", "end", "memory"):
+        if outcome["kind"] in ("hangs", "ended", "memory"):
             self._end()
             self._start()
         return outcome
@@ -175,11 +179,11 @@ class Process:
     def _start(self):
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(target=serve, args=(self.name, other), daemon=True)
+        self._process = context.Process(target=serve, args=(self.reader, other), daemon=True)
         self._process.start()
         other.close()
         if not self._pipe.poll(STARTING_S):
-            raise RuntimeError(f"{self.name}: not ready after {STARTING_S} s")
+            raise RuntimeError(f"{self.reader}: not ready after {STARTING_S} s")
         self.good, started_mb = self._pipe.recv()
         self.limit_mb = started_mb + LIMIT_MB
         self._inputs = 0
@@ -191,7 +195,7 @@ class Process:
         self._pipe.close()
 
 
-def serve(name, pipe):
+def serve(reader, pipe):
     """Read inputs from a pipe and answer what became of them: this is what the process does."""
     import resource
 
@@ -199,7 +203,7 @@ def serve(name, pipe):
     with tempfile.TemporaryDirectory() as room, open(os.devnull, "w") as nowhere:
         for stream in (1, 2):
             os.dup2(nowhere.fileno(), stream)
-        reader = READERS[name](Path(room))
+        reader = reader(Path(room))
         good = reader.good()
         outcome_of(reader, good)  # what is compiled or imported at the first use is there then
         gc.freeze()  # or what is there already would be searched again and again
@@ -225,11 +229,14 @@ def outcome_of(reader, entries):
             except UserError as error:
                 kind, line = "rejected", " ".join(str(error).split())
                 if not 0 < len(line) <= LONGEST_LINE:
-                    return {"kind": "line", "what": f"{len(line)} characters: {line[:200]}..."}
+                    return {
+                        "kind": "long_lines",
+                        "what": f"{len(line)} characters: {line[:200]}...",
+                    }
                 if reads_only and before != _listing(folder):
-                    return {"kind": "written", "what": f"changed the folder: {line}"}
+                    return {"kind": "changed_files", "what": f"changed the folder: {line}"}
             except Exception:
-                return {"kind": "traceback", "what": traceback.format_exc()}
+                return {"kind": "tracebacks", "what": traceback.format_exc()}
     return {"kind": kind, "what": ""}
 
 
@@ -266,30 +273,32 @@ def replay(path):
     with tempfile.TemporaryDirectory() as room:
         outcome = outcome_of(READERS[path.name.split(".")[0]](Path(room)), entries)
     print(f"{outcome['kind']} {outcome['what']}")
-    return int(outcome["kind"] not in ("accepted", "rejected"))
+    return int(outcome["kind"] in FAULTS)
 
 
-def save(name, counts):
-    """Put a reader's counts into results/fuzz.json, below this version of Python."""
-    version = ".".join(platform.python_version_tuple()[:2])
+def save(row):
+    """Put a row into results/fuzz.json, in the place of one of the same reader and Python."""
     path = table.RESULTS / "fuzz.json"
-    document = json.loads(path.read_text()) if path.exists() else {}
-    content = document.setdefault(version, {"readers": {}})
-    content.update(
-        date=date.today().isoformat(),
-        machine={"cpu": record.cpu(), "cores": record.cores(), "system": platform.system()},
-        versions=versions(),
-    )
-    content["readers"][name] = counts
+    before = json.loads(path.read_text()) if path.exists() else {"versions": {}, "rows": []}
+    rows = {(other["reader"], other["python"]): other for other in [*before["rows"], row]}
+    order = [(name, python) for python in sorted({key[1] for key in rows}) for name in READERS]
+    document = {
+        "about": ABOUT,
+        "machine": {"cpu": record.cpu(), "cores": record.cores()},
+        "seed": row["seed"],
+        "versions": {**before["versions"], row["python"]: versions()},
+        "rows": [rows[key] for key in order if key in rows],
+    }
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+    path.write_text(json.dumps(document, indent=2) + "\n")
 
 
 def versions():
-    from importlib.metadata import version
-
-    names = ("tensorflow", "numpy", "h5py", "pillow", "jsonschema", "hypothesis")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    """Return the versions of what reads the inputs and of what makes them."""
+    found = {"python": platform.python_version()}
+    for name in ("tensorflow", "numpy", "h5py", "pillow", "jsonschema", "hypothesis"):
+        found[name] = metadata.version(name)
+    return found
 
 
 if __name__ == "__main__":

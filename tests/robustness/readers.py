@@ -762,11 +762,6 @@ HEADERS = [
 ]
 
 READERS = {
-    "settings": Settings,
-    "csv": Csv,
-    "note": Note,
-    "hdf5": Hdf5,
-    "checkpoint": Checkpoint,
-    "jpeg": Jpeg,
-    "state": State,
+    reader.__name__.lower(): reader
+    for reader in (Settings, Csv, Note, Hdf5, Checkpoint, Jpeg, State)
 }
