@@ -13,8 +13,8 @@ from tests.robustness.readers import READERS
 if not hasattr(os, "mkfifo"):
     pytest.skip("needs a system with pipes in folders", allow_module_level=True)
 
-INPUTS = {"settings": 150, "csv": 60, "note": 60, "hdf5": 12, "checkpoint": 150, "jpeg": 80}
-INPUTS["state"] = 20
+INPUTS = {"settings": 100, "csv": 40, "note": 40, "hdf5": 8, "checkpoint": 100, "jpeg": 50}
+INPUTS["state"] = 12
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -74,8 +74,7 @@ def test_every_kind_of_fault_is_seen_and_kept(tmp_path, capsys):
 
 
 def test_a_kept_input_is_read_again(tmp_path, capsys):
-    for name, content, code in (("a", b"{", 0), ("b", b"", 0)):
-        path = tmp_path / f"settings.{name}.json"
-        path.write_text(inputs.as_text({"Data_Settings.json": ("file", content)}))
-        assert fuzz.main(["--replay", str(path)]) == code
-    assert capsys.readouterr().out == "rejected \n" * 2
+    path = tmp_path / "settings.tracebacks.1.json"
+    path.write_text(inputs.as_text({"Data_Settings.json": ("file", b"{")}))
+    assert fuzz.main(["--replay", str(path)]) == 0
+    assert capsys.readouterr().out.strip() == "rejected"

@@ -28,6 +28,7 @@ def test_plain_json_is_read(tmp_path):
         (b"{", "property name"),
         (b" " * (strict_json.LARGEST + 1), "more than 1048576 bytes"),
     ],
+    ids=lambda value: str(value[:20]),
 )
 def test_anything_else_is_refused(tmp_path, content, message):
     (tmp_path / "a.json").write_bytes(content)

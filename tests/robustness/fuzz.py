@@ -14,6 +14,7 @@ Needs Linux or macOS, Hypothesis, and at most 2 GB of memory.
 """
 
 import argparse
+import contextlib
 import gc
 import json
 import multiprocessing
@@ -49,6 +50,7 @@ FAULTS = ("tracebacks", "ended", "hangs", "memory", "long_lines", "changed_files
 LIMIT_MB = 400  # more than the process has before the first input
 ADDRESSES_MB = 4096  # more than the limit above, so that it is seen, and less than the machine's
 STARTING_S = 300  # until a reader's process is ready, on a busy machine
+ENDING_S = 5  # until it ends by itself
 LONGEST_LINE = 1000  # characters of a message
 BATCH = 100  # inputs drawn with one seed
 LIFE = 1000  # inputs that a process reads: frameworks keep a little of all that they do
@@ -179,7 +181,9 @@ class Process:
     def _start(self):
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(target=serve, args=(self.reader, other), daemon=True)
+        self._room = tempfile.TemporaryDirectory()
+        words = self.reader, self._room.name, other
+        self._process = context.Process(target=serve, args=words, daemon=True)
         self._process.start()
         other.close()
         if not self._pipe.poll(STARTING_S):
@@ -189,28 +193,32 @@ class Process:
         self._inputs = 0
 
     def _end(self):
+        self._pipe.close()
+        self._process.join(ENDING_S)
         if self._process.is_alive():
             os.killpg(self._process.pid, signal.SIGKILL)  # with the processes that it has started
-        self._process.join()
-        self._pipe.close()
+            self._process.join()
+        self._room.cleanup()
 
 
-def serve(reader, pipe):
+def serve(reader, room, pipe):
     """Read inputs from a pipe and answer what became of them: this is what the process does."""
     import resource
 
     os.setsid()
-    with tempfile.TemporaryDirectory() as room, open(os.devnull, "w") as nowhere:
+    tempfile.tempdir = room
+    with open(os.devnull, "w") as nowhere:
         for stream in (1, 2):
             os.dup2(nowhere.fileno(), stream)
-        reader = reader(Path(room))
-        good = reader.good()
-        outcome_of(reader, good)  # what is compiled or imported at the first use is there then
-        gc.freeze()  # or what is there already would be searched again and again
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        limit = ADDRESSES_MB + (_told("VmSize") or 0) << 20
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-        pipe.send((good, _peak_mb()))
+    reader = reader(Path(tempfile.mkdtemp()))
+    good = reader.good()
+    outcome_of(reader, good)  # what is compiled or imported at the first use is there then
+    gc.freeze()  # or what is there already would be searched again and again
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = ADDRESSES_MB + (_told("VmSize") or 0) << 20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    pipe.send((good, _peak_mb()))
+    with contextlib.suppress(EOFError):  # no more inputs
         while True:
             pipe.send({**outcome_of(reader, pipe.recv()), "peak_mb": _peak_mb()})
 
