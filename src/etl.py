@@ -121,6 +121,8 @@ def check_matches(folder, data_folder, size):
 
 def is_whole(path):
     """Return whether a file begins and ends as a JPEG does: one that was cut off does not."""
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return False
     try:
         with open(path, "rb", buffering=0) as file:
             start = file.read(2)

@@ -211,3 +211,14 @@ def test_a_note_that_is_none_is_not_read(tmp_path, kind):
     assert etl.images_of(tmp_path / "Training") is None
     assert etl.write_images(images, labels, tmp_path, 32) == (len(images), 0)
     assert note.read_text() == content
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes in folders")
+def test_a_pipe_in_the_place_of_a_picture_is_replaced(tmp_path):
+    images, labels = load(DATA / "tiny_data", "train", 7)
+    etl.write_images(images, labels, tmp_path, 32)
+    path = etl.image_paths(labels, str(tmp_path / "Training"))[0]
+    os.remove(path)
+    os.mkfifo(path)
+    assert etl.write_images(images, labels, tmp_path, 32) == (1, len(images) - 1)
+    assert etl.is_whole(path)
