@@ -259,7 +259,10 @@ def random_state():
 
 
 def set_random_state(state):
-    """Put back a `random_state`, as JSON has kept it. Anything else is a ValueError or so."""
+    """Put back a `random_state`, as JSON has kept it.
+
+    Raises ValueError, TypeError, LookupError or OverflowError for anything else.
+    """
     version, numbers, gauss = state["python"]
     kind, keys, position, *rest = state["numpy"]
     if not 0 <= position <= len(keys):  # NumPy would read beyond the keys

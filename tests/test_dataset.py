@@ -293,6 +293,13 @@ def test_damaged_kaggle_layout_writes_nothing(tmp_path, splits, change, message)
     assert not (tmp_path / "Data").exists()
 
 
+def test_a_column_twice_is_told(tmp_path):
+    source = tmp_path / "fer2013.csv"
+    source.write_text(f"emotion,emotion,pixels,Usage\n0,1,{FULL}\n")
+    with pytest.raises(UserError, match="line 1: expected the header"):
+        import_from(source, tmp_path / "Data", COUNTS)
+
+
 def test_missing_sources(tmp_path, splits):
     with pytest.raises(UserError, match="nowhere.csv: not found"):
         import_from(tmp_path / "nowhere.csv", tmp_path, COUNTS)
