@@ -1,4 +1,4 @@
-"""Evaluate the control, the backbone trained on without LHC: training, validation and test split, and TTA.
+"""Evaluate the control, the backbone trained on without LHC: all three splits, and TTA.
 
     python Control_Eval.py
     python Control_Eval.py --settings Settings/Quickstart

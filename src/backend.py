@@ -269,10 +269,16 @@ def random_state():
 
 
 def set_random_state(state):
-    """Put back a `random_state`, as JSON has kept it."""
+    """Put back a `random_state`, as JSON has kept it.
+
+    Raises ValueError, TypeError, LookupError or OverflowError for anything else.
+    """
     version, numbers, gauss = state["python"]
+    kind, keys, position, *rest = state["numpy"]
+    if not 0 <= position <= len(keys):  # NumPy would read beyond the keys
+        raise ValueError(f"found {position} as a generator's position")
     random.setstate((version, tuple(numbers), gauss))
-    np.random.set_state(tuple(state["numpy"]))
+    np.random.set_state((kind, keys, position, *rest))
 
 
 def set_deterministic():
@@ -514,7 +520,8 @@ def _state_variables(model, trained):
 def set_training_state(model, trained, arrays, example):
     """Put back a `training_state`; `trained` is compiled and has not trained yet.
 
-    example: a batch (x, y) of the shapes that it will train on.
+    example: a batch (x, y) of the shapes that it will train on. Raises ValueError for arrays that
+    are not those of this model.
     """
     if GENERATION == 2:
         trained.optimizer._create_all_weights(trained.trainable_variables)
@@ -525,7 +532,7 @@ def set_training_state(model, trained, arrays, example):
 
 
 def set_layer_state(model, arrays):
-    """Put back what a `training_state` holds of the layers."""
+    """Put back what a `training_state` holds of the layers; ValueError if that is not theirs."""
     _assign(_layer_variables(model), arrays, "layer")
     for layer in model.layers:
         if GENERATION == 2 and isinstance(layer, Dropout):
@@ -534,7 +541,11 @@ def set_layer_state(model, arrays):
 
 def _assign(variables, arrays, kind):
     for number, variable in enumerate(variables):
-        variable.assign(arrays[f"{kind}_{number}"])
+        name = f"{kind}_{number}"
+        found, expected = arrays.get(name), to_numpy(variable)
+        if found is None or (found.shape, found.dtype) != (expected.shape, expected.dtype):
+            raise ValueError(f"found another shape or type of {name} than this network has")
+        variable.assign(found)
 
 
 def _layer_variables(model):

@@ -248,7 +248,7 @@ def _source(path):
     if any(csv_path(path, split).is_file() for split in SPLITS):
         return path
     for candidate in sorted(path.glob("*.csv")):
-        if KAGGLE_COLUMNS == set(_columns(_header(candidate), b",")):
+        if candidate.is_file() and KAGGLE_COLUMNS == set(_columns(_header(candidate), b",")):
             return candidate
     raise UserError(
         f"{path}: expected data_train.csv, data_val.csv and data_test.csv, or Kaggle's fer2013.csv "
@@ -257,6 +257,8 @@ def _source(path):
 
 
 def _header(path):
+    if not path.is_file():  # a pipe would be waited for
+        raise OtherData(f"{path}: could not be read: no file; move it elsewhere")
     try:
         with open(path, "rb") as file:
             return file.readline(LONGEST_LINE)
@@ -276,7 +278,7 @@ def _layout(path):
     if header.count(b";") == PIXELS + 1:
         return "original"
     names = _columns(header, b",")
-    if set(names) == KAGGLE_COLUMNS:
+    if KAGGLE_COLUMNS == set(names) and len(names) == len(KAGGLE_COLUMNS):
         return "Kaggle"
     if not header.strip():
         raise UserError(f"{path}: empty, expected a header line; delete it and fetch it again")

@@ -76,7 +76,9 @@ class Descent:
             variable.assign(kept)
         if self.kernel_decay:
             gradients = [
-                gradient + self.kernel_decay * B.convert(variable) if _is_kernel(variable) else gradient
+                gradient + self.kernel_decay * B.convert(variable)
+                if _is_kernel(variable)
+                else gradient
                 for gradient, variable in zip(gradients, variables)
             ]
         return super().apply(gradients, variables, **kwargs)

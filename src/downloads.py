@@ -21,6 +21,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from tqdm import tqdm
 
+from src import strict_json
 from src.errors import UserError
 from src.files import file_digest
 
@@ -33,6 +34,7 @@ SLOWEST = 10_000  # bytes a second: what is slower, over all of the largest file
 LEAST_PATIENCE = 60  # seconds, for the smallest file
 LONGEST_NOTE = 1 << 16  # bytes of a `.part.json`
 HOPS = 10  # redirections in a row
+
 
 CORRECT = "Correct the address in Data_Settings.json"
 
@@ -302,13 +304,14 @@ def _note(part):
 def _origin(part, url):
     """Return what is remembered of the part file, or None if it isn't a part of `url`."""
     try:
-        with open(_note(part), encoding="utf-8") as file:
-            origin = json.loads(file.read(LONGEST_NOTE))
+        origin = strict_json.read(_note(part))
         validator, total = origin["validator"], origin["total"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        # What the header of a request can hold.
+        known = validator is None or re.fullmatch("[!-~][ -~]{,999}", validator)
+        sound = known and type(total) in (int, type(None)) and origin["url"] == url
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    sound = isinstance(validator, (str, type(None))) and type(total) in (int, type(None))
-    return origin if sound and origin["url"] == url else None
+    return origin if sound else None
 
 
 def _remember(part, url, response, total):

@@ -1,4 +1,4 @@
-"""The one exception a user is meant to see, and the one that any line of code may raise."""
+"""The one exception a user is meant to see, and what it may show; and what any line may raise."""
 
 
 class UserError(Exception):
@@ -14,3 +14,9 @@ def is_out_of_memory(error):
     return bool(names & {"MemoryError", "ResourceExhaustedError", "OutOfMemoryError"}) or (
         "RESOURCE_EXHAUSTED" in str(error)
     )
+
+
+def shown(value):
+    """Return what a file holds as text that is fit for a message: short and printable."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in str(value))
+    return text if len(text) <= 120 else f"{text[:120]}..."

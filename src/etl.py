@@ -16,6 +16,7 @@ import numpy as np
 from simplejpeg import encode_jpeg
 from tqdm import tqdm
 
+from src import strict_json
 from src.dataset import CLASSES, csv_path, load
 from src.errors import UserError
 from src.files import file_digest, lock, remove_left, replace, replace_all
@@ -117,6 +118,8 @@ def check_matches(folder, data_folder, size):
 
 def is_whole(path):
     """Return whether a file begins and ends as a JPEG does: one that was cut off does not."""
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return False
     try:
         with open(path, "rb", buffering=0) as file:
             start = file.read(2)
@@ -129,9 +132,9 @@ def is_whole(path):
 def _read_note(folder):
     """Return the note in a folder of JPEGs; None if there is none, or a broken one."""
     try:
-        note = json.loads((folder / NOTE).read_text())
+        note = strict_json.read(folder / NOTE)
         types = [type(note[key]) for key in SAME]
-    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError):
         return None
     return note if types == [int, int, str] else None
 

@@ -21,6 +21,7 @@ from src.pixels import enlarge, rgb
 from src.prefetch import prefetch
 from src.settings import augmentation_of
 
+MOST_BATCHES = 1 << 28  # the largest generator_seed and these are a seed for NumPy
 VALIDATION_BATCH = 32  # Keras' default, which the original leaves as it is
 
 
@@ -64,7 +65,10 @@ class Feed(Protocol):
         """
 
     def restore(self, values, arrays):
-        """Go on from a `state`, after `compile` and before `fit`."""
+        """Go on from a `state`, after `compile` and before `fit`.
+
+        A state that is not this feed's raises ValueError, TypeError, LookupError or OverflowError.
+        """
 
 
 class Opener(NamedTuple):
@@ -160,7 +164,11 @@ class HostFeed:
         shapes = (1, size, size, 3), (1, len(dataset.CLASSES))
         example = tuple(np.zeros(shape, np.float32) for shape in shapes)
         backend.set_training_state(self.model, self.trained, arrays, example)
-        self.batches.batches_seen, self.batches.order = values["batches_seen"], arrays["order"]
+        seen, order = values["batches_seen"], arrays["order"]
+        rows = np.arange(len(self.images))
+        if not 0 <= seen <= MOST_BATCHES or not np.array_equal(np.sort(order), rows):
+            raise ValueError("found an order of other images")
+        self.batches.batches_seen, self.batches.order = seen, order.astype(rows.dtype)
         if self.random:
             self.random.bit_generator.state = values["random"]
 

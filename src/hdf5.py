@@ -18,7 +18,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from src.errors import UserError
+from src.errors import UserError, shown
 
 PROGRAM = (
     "import os, sys; sys.path = sys.argv[1].split(os.pathsep); "
@@ -66,12 +66,6 @@ def read(path):
             flat = np.fromfile(file, dtype, math.prod(shape), offset=offset - file.tell())
             arrays[name] = flat.reshape(shape)
     return arrays, found["texts"]
-
-
-def shown(value):
-    """Return what a file holds as text that is fit for a message: short and printable."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in str(value))
-    return text if len(text) <= 120 else f"{text[:120]}..."
 
 
 def answer(path):

@@ -14,12 +14,12 @@ import os
 import re
 import shutil
 import zipfile
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from src.errors import UserError
+from src import strict_json
+from src.errors import UserError, shown
 from src.files import lock, remove_left, replace
 
 WEIGHTS, HISTORY, PICTURE = "weights.h5", "history.csv", "history.png"
@@ -30,6 +30,15 @@ OURS = re.compile(
         "|".join(map(re.escape, (WEIGHTS, HISTORY, PICTURE, RECORD, STATE)))
     )
 )
+
+# How np.save begins a file of plain numbers.
+ARRAY = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '([<>|][biuf][1248])', 'fortran_order': (False|True), "
+    rb"'shape': \(((?:\d{1,18}, ?)*(?:\d{1,18})?)\), \} *\n",
+    re.DOTALL,
+)
+SHOWN = 4  # changes that a message tells of
+STATE_DIGITS = 39  # of its whole numbers: NumPy's generators count with 128 bits
 
 
 def complete_folder(settings, name):
@@ -100,12 +109,7 @@ class Run:
         self._writing = None  # a Future
         self.state = None
         if (folder / STATE).exists():
-            changes = _changed(folder, record)
-            if changes:
-                raise UserError(
-                    f"{folder}: this training was begun otherwise ({'; '.join(changes)}): go back "
-                    "to that, or begin anew with --restart"
-                )
+            _refuse_changes(folder, record)
             self.state = _read_state(folder / STATE)
         elif folder.exists():
             shutil.rmtree(folder)  # stopped before its first epoch's end
@@ -146,41 +150,80 @@ def _is_complete(folder):
 
 def _record(folder):
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        record = strict_json.read(folder / RECORD)
+    except (OSError, ValueError):
         return None  # no run, or one of the user's own making
     return record if isinstance(record, dict) else None
 
 
-def _read_state(path):
+@contextlib.contextmanager
+def intact(path):
+    """Tell in a UserError that the state `path` is damaged, where the block cannot work with it."""
     try:
-        with np.load(path, allow_pickle=False) as file:  # a zip, whose parts have checksums
-            arrays = {name: file[name] for name in file.files}
-        return json.loads(arrays.pop("values").tobytes().decode()), arrays
+        yield
     except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        NotImplementedError,
-        RecursionError,
-        zipfile.BadZipFile,
-        zlib.error,
+        *(ValueError, TypeError, LookupError, OverflowError),  # of values and arrays
+        *(OSError, EOFError, NotImplementedError, zipfile.BadZipFile),
     ) as error:
         raise UserError(
-            f"{path}: damaged, so the training cannot go on ({' '.join(str(error).split())}); "
-            "begin anew with --restart"
+            f"{path}: damaged, so the training cannot go on ({shown(' '.join(str(error).split()))})"
+            "; begin anew with --restart"
         ) from None
 
 
+def _read_state(path):
+    with intact(path):
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("found something else than a file")
+        with zipfile.ZipFile(path) as archive:  # its parts have checksums
+            parts = archive.infolist()
+            if any(part.compress_type or part.flag_bits & 1 for part in parts):
+                raise ValueError("expected parts that are neither packed nor locked")
+            if sum(part.file_size for part in parts) > path.stat().st_size:
+                raise ValueError("declares more numbers than it holds")
+            arrays = {part.filename[: -len(".npy")]: _array(archive.read(part)) for part in parts}
+        return strict_json.parse(arrays.pop("values").tobytes(), STATE_DIGITS), arrays
+
+
+def _array(content):
+    """Return the array of plain numbers in a .npy file (bytes), as np.save wrote it."""
+    head = ARRAY.match(content)
+    if not head:
+        raise ValueError("expected arrays of plain numbers")
+    dtype, fortran, sides = head.groups()
+    shape = [int(side) for side in sides.split(b",") if side.strip()]
+    flat = np.frombuffer(content, dtype.decode(), offset=head.end())
+    return flat.reshape(shape, order="F" if fortran == b"True" else "C")
+
+
 def _changed(folder, record):
-    """Return what of the conditions is no longer as the run in a folder was begun."""
-    begun = (_record(folder) or {}).get("conditions") or {}
+    """Return what of the conditions is no longer as the run in a folder was begun, or None.
+
+    None: nobody knows how it was begun.
+    """
+    begun = (_record(folder) or {}).get("conditions")
+    if not isinstance(begun, dict):
+        return None
     return [
-        f"{key}: then {_short(then)}, now {_short(now)}"
+        f"{shown(key)}: then {_short(then)}, now {_short(now)}"
         for part, now_there in record["conditions"].items()
         for key, then, now in _changes(begun.get(part, {}), now_there, part)
     ]
+
+
+def _refuse_changes(folder, record):
+    changes = _changed(folder, record)
+    if changes is None:
+        raise UserError(
+            f"{folder / RECORD}: missing or damaged, so nobody knows how this training was begun: "
+            "begin anew with --restart"
+        )
+    if changes:
+        more = f"; and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
+        raise UserError(
+            f"{folder}: this training was begun otherwise ({'; '.join(changes[:SHOWN])}{more}): go "
+            "back to that, or begin anew with --restart"
+        )
 
 
 def _changes(then, now, name):

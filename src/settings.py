@@ -11,14 +11,10 @@ get fixed names (settings_schema.json), and no folder lies among the program's f
 
 import copy
 import json
-import math
 import os
-from collections import Counter
 from pathlib import Path
 
-from jsonschema import Draft7Validator
-from jsonschema.validators import extend
-
+from src import strict_json
 from src.errors import UserError
 
 DEFAULTS = Path(__file__).resolve().parent.parent / "Settings"
@@ -39,9 +35,6 @@ FOLDERS = (
 )
 PROGRAM = DEFAULTS.parent
 PROGRAM_FOLDERS = ("src", "benchmarks", "settings", "__pycache__")
-LARGEST = 1 << 20  # bytes of a settings file; ours have up to 3 kB
-DEEPEST = 20  # brackets within brackets; ours have up to 5
-TOO_DEEP = f"found more than {DEEPEST} brackets within each other, allowed: fewer"
 KNOWN_RESULTS = "Known_Results.json"  # what check_rep gave elsewhere: a table, not a setting
 NO_AUGMENTATION = {
     "rotation_range": 0,
@@ -66,11 +59,6 @@ PLAIN_STEPS = {
     "distillation": None,
 }
 
-# JSON Schema takes 48.0 for an integer; a batch size is to be written 48.
-_Validator = extend(
-    Draft7Validator,
-    type_checker=Draft7Validator.TYPE_CHECKER.redefine("integer", lambda _, v: type(v) is int),
-)
 _SCHEMA = json.loads(Path(__file__).with_name("settings_schema.json").read_text(encoding="utf-8"))
 
 
@@ -242,21 +230,9 @@ def _meant(folder):
 
 
 def _parse(path):
-    """Return the content of a JSON file; stricter than `json`: no NaN, no repeated keys."""
+    """Return the content of a JSON file (src/strict_json.py)."""
     try:
-        if not path.is_file():  # a pipe would be waited for
-            raise ValueError("found something else than a file")
-        with open(path, "rb") as file:
-            content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise ValueError(f"found more than {LARGEST} bytes, allowed: settings are small")
-        parsed = json.loads(
-            content.decode("utf-8-sig"),  # Windows editors like to write the mark
-            parse_int=_whole,
-            parse_float=_finite,
-            parse_constant=_finite,
-            object_pairs_hook=_unique,
-        )
+        return strict_json.read(path)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"{path}: {where}: found invalid JSON: {error.msg}") from None
@@ -266,40 +242,6 @@ def _parse(path):
         raise UserError(f"{path}: could not be read: {error.strerror}") from None
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-    except RecursionError:
-        raise UserError(f"{path}: {TOO_DEEP}") from None
-    if not _shallow(parsed):
-        raise UserError(f"{path}: {TOO_DEEP}")
-    return parsed
-
-
-def _shallow(content):
-    """Return whether lists and objects lie within each other no deeper than DEEPEST."""
-    level = [content]
-    for _ in range(DEEPEST + 1):
-        level = [part for part in level if isinstance(part, (dict, list))]
-        level = [v for part in level for v in (part.values() if isinstance(part, dict) else part)]
-    return not level
-
-
-def _whole(text):
-    if len(text) > 18:  # what 64 bits hold; thousands of digits take long to read
-        raise ValueError(f"found {text[:20]}..., allowed: whole numbers of at most 18 digits")
-    return int(text)
-
-
-def _finite(text):
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"found {text}, allowed: finite numbers")
-    return number
-
-
-def _unique(pairs):
-    for key, times in Counter(key for key, _ in pairs).items():
-        if times > 1:
-            raise ValueError(f"{key}: found {times} times in one object, allowed: once")
-    return dict(pairs)
 
 
 def _merge(default, override):
@@ -310,7 +252,7 @@ def _merge(default, override):
 
 def _validate(files, folder):
     """Raise UserError for the first value that settings_schema.json does not allow."""
-    error = next(_Validator(_SCHEMA).iter_errors(files), None)
+    error = next(strict_json.Validator(_SCHEMA).iter_errors(files), None)
     if error is None:
         return
     keys, known = list(error.absolute_path), list(error.schema.get("properties", []))

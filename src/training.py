@@ -67,9 +67,11 @@ def train(model, settings, name, restart=False):
     record = _record(model, settings, recipe, opened)
     with runs.training(settings, name, record, restart) as run:
         values, arrays = run.state or ({"stage": 0, "rows": []}, {})
-        rows = values["rows"]
         if run.state:
-            print(f"{run.folder}: {len(rows)} epochs are done, going on", flush=True)
+            with runs.intact(run.folder / runs.STATE):
+                _check_values(values, recipe["stages"])
+            print(f"{run.folder}: {len(values['rows'])} epochs are done, going on", flush=True)
+        rows = values["rows"]
         for number, stage in enumerate(recipe["stages"], start=1):
             if stage["seeds"]:
                 backend.set_seeds(**stage["seeds"])
@@ -95,6 +97,24 @@ def train(model, settings, name, restart=False):
                     keeper.draw_history()
     print(f"Best weights and history: {settings.path('models_folder') / name}", flush=True)
     return rows
+
+
+def _check_values(values, stages):
+    """Raise ValueError or TypeError unless the values of a state are those of such stages."""
+    number, progress = values["stage"], Progress(**values["progress"])
+    expected = [field.type for field in dataclasses.fields(Progress)]
+    if [type(value) for value in dataclasses.astuple(progress)] != expected:
+        raise ValueError("found no progress")
+    if type(number) is not int or not 1 <= number <= len(stages):
+        raise ValueError("found another stage")
+    epoch, limit = progress.epoch, stages[number - 1]["epochs"]
+    if not (1 <= progress.best_epoch <= epoch <= limit and 0 <= progress.waited < epoch):
+        raise ValueError("found another epoch")
+    rows = values["rows"]
+    if not isinstance(rows, list) or any(set(row) != set(COLUMNS) for row in rows):
+        raise ValueError("found another history")
+    if not all(type(row[key]) in (int, float) for row in rows for key in row):
+        raise ValueError("found a history without numbers")
 
 
 class Keeper:
@@ -137,10 +157,9 @@ class Keeper:
         if self.resumed is None:
             return Progress(), None
         values, arrays = self.resumed
-        best_weights = self.restore_layers()
-        self.feed.restore(values["feed"], arrays)
-        backend.set_random_state(values["random"])
-        return Progress(**values["progress"]), best_weights
+        with runs.intact(self.run.folder / runs.STATE):
+            self.feed.restore(values["feed"], arrays)
+        return Progress(**values["progress"]), self.restore_layers()
 
     def restore_layers(self):
         """Put the layers' state into the model; return the best weights until then.
@@ -151,15 +170,17 @@ class Keeper:
         progress = Progress(**values["progress"])
         path = self.run.folder / runs.WEIGHTS
         architecture = weights.architecture_of(self.model, self.settings)
-        if progress.best_epoch == progress.epoch:
-            averages = values["feed"]["averages"]
-            backend.set_layer_state(self.model, descent.judged(arrays, averages))
+        best = progress.best_epoch == progress.epoch
+        with runs.intact(self.run.folder / runs.STATE):
+            judged = descent.judged(arrays, values["feed"]["averages"]) if best else arrays
+            backend.set_layer_state(self.model, judged)
+            backend.set_random_state(values["random"])
+        if best:
             weights.save(self.model, path, architecture)
         else:
             weights.load(self.model, path, architecture)
         best_weights = self.model.get_weights()
         backend.set_layer_state(self.model, arrays)
-        backend.set_random_state(values["random"])
         return best_weights
 
     def draw_history(self, at_most_every=0):

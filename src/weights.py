@@ -13,8 +13,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from src import backend, downloads, hdf5, runs
-from src.errors import UserError
+from src import backend, downloads, hdf5, runs, strict_json
+from src.errors import UserError, shown
 from src.files import file_digest, lock, replace
 from src.lhc import LHC
 
@@ -65,7 +65,7 @@ def assign(model, arrays, source, ignore=()):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise UserError(
-                f"{source} {problem} variable {hdf5.shown(names[0])}{more}; the network "
+                f"{source} {problem} variable {shown(names[0])}{more}; the network "
                 f"{model.name} has {len(variables)} variables: use the file made for this network"
             )
     for name, (variable, index) in wanted.items():
@@ -130,13 +130,13 @@ def read_h5(path):
             "its last complete copy or train again"
         )
     try:
-        architecture = json.loads(texts["architecture"] or "null")
-    except (ValueError, RecursionError):
+        architecture = strict_json.parse((texts["architecture"] or "null").encode())
+    except ValueError:
         architecture = texts["architecture"]
     if architecture is not None and not _is_architecture(architecture):
         raise UserError(
             f"{path} is damaged: expected its attribute architecture to tell network, target_size "
-            f"and lhc, found {hdf5.shown(architecture)}: use its last complete copy or train again"
+            f"and lhc, found {shown(architecture)}: use its last complete copy or train again"
         )
     return arrays, architecture
 
@@ -231,7 +231,7 @@ def _differences(expected, found):
     for part in (expected, found):
         part.update(part.pop("lhc", {}))
     differing = [
-        f"{hdf5.shown(key)}: found {hdf5.shown(found.get(key))}, expected {expected.get(key)}"
+        f"{shown(key)}: found {shown(found.get(key))}, expected {expected.get(key)}"
         for key in {**expected, **found}
         if found.get(key) != expected.get(key)
     ]

@@ -11,6 +11,7 @@ import pytest
 
 from src import backend, checkpoints, pixels
 from src.crc32c import crc32c, masked
+from tests.tables import table_block, varint
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -121,24 +122,6 @@ def settings_folder():
         return folder
 
     return write
-
-
-def varint(number):
-    """Return a whole number as protocol buffers and checkpoint tables hold it."""
-    parts = []
-    while number > 127:
-        parts.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*parts, number])
-
-
-def table_block(pairs):
-    """Return a block of {key: value} of a checkpoint's index, with type byte and checksum."""
-    entries = b"".join(
-        varint(0) + varint(len(key)) + varint(len(value)) + key + value for key, value in pairs
-    )
-    block = entries + bytes([0, 0, 0, 0, 1, 0, 0, 0, 0])
-    return block + masked(crc32c(block)).to_bytes(4, "little")
 
 
 @pytest.fixture(scope="session")

@@ -293,6 +293,13 @@ def test_damaged_kaggle_layout_writes_nothing(tmp_path, splits, change, message)
     assert not (tmp_path / "Data").exists()
 
 
+def test_a_column_twice_is_told(tmp_path):
+    source = tmp_path / "fer2013.csv"
+    source.write_text(f"emotion,emotion,pixels,Usage\n0,1,{FULL}\n")
+    with pytest.raises(UserError, match="line 1: expected the header"):
+        import_from(source, tmp_path / "Data", COUNTS)
+
+
 def test_missing_sources(tmp_path, splits):
     with pytest.raises(UserError, match="nowhere.csv: not found"):
         import_from(tmp_path / "nowhere.csv", tmp_path, COUNTS)
@@ -315,6 +322,18 @@ def test_what_cannot_be_read_is_not_replaced(tmp_path, splits):
     with pytest.raises(OtherData, match="data_val.csv: could not be read"):
         verify(csv_path(tmp_path, "val"), "val", COUNTS["val"])
     assert [path.name for path in tmp_path.iterdir()] == ["data_val.csv"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes in folders")
+def test_a_pipe_is_not_waited_for(tmp_path, splits):
+    os.mkfifo(str(csv_path(tmp_path, "val")))
+    os.mkfifo(str(tmp_path / "fer2013.csv"))
+    with pytest.raises(OtherData, match="data_val.csv: could not be read: no file"):
+        store(tmp_path, splits)
+    with pytest.raises(OtherData, match="data_val.csv: could not be read: no file"):
+        verify(csv_path(tmp_path, "val"), "val", COUNTS["val"])
+    with pytest.raises(UserError, match="found none of them"):
+        import_from(tmp_path, tmp_path / "a", COUNTS)
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, splits, monkeypatch):

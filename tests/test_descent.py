@@ -180,9 +180,7 @@ def test_teachers_replace_a_share_of_the_targets(data):
     x, y = data
     teachers = [linear(), linear()]
     teachers[1].set_weights([-KERNEL, np.ones(CLASSES, np.float32)])
-    described = stage(
-        label_smoothing=0.1, distillation={"teachers": ["a", "b"], "share": 0.7}
-    )
+    described = stage(label_smoothing=0.1, distillation={"teachers": ["a", "b"], "share": 0.7})
     net = linear()
     net.set_weights([0.1 * KERNEL, np.zeros(CLASSES, np.float32)])
     inputs = keras.layers.Input((FEATURES,))

@@ -1,6 +1,5 @@
 """Downloads against a server on this machine that misbehaves in every way we could think of."""
 
-import contextlib
 import errno
 import gzip
 import hashlib
@@ -288,6 +287,20 @@ def test_notes_that_make_no_sense(server, target, note):
     target.parent.mkdir()
     target.with_name("file.bin.part").write_bytes(BODY[:100])
     target.with_name("file.bin.part.json").write_text(note)
+    fetch(server.address + "/file", target, md5=MD5)
+    assert_fetched(target)
+    assert server.requests == [None]
+
+
+@pytest.mark.parametrize(
+    "change", [{"url": None}, {"validator": "a\nb"}, {"validator": "\u0663"}, {"total": "7"}]
+)
+def test_notes_of_no_use_begin_anew(server, target, change):
+    note = {"url": server.address + "/file", "validator": None, "total": None, **change}
+    note = {key: value for key, value in note.items() if key != "url" or value}
+    target.parent.mkdir()
+    target.with_name("file.bin.part").write_bytes(BODY[:100])
+    target.with_name("file.bin.part.json").write_text(json.dumps(note))
     fetch(server.address + "/file", target, md5=MD5)
     assert_fetched(target)
     assert server.requests == [None]

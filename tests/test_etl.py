@@ -198,3 +198,35 @@ def test_only_one_process_writes_at_a_time(tiny, tmp_path):
     with lock(tmp_path / "etl.lock", "held"), pytest.raises(UserError, match="is being written by"):
         etl.write_images(*tiny, tmp_path, 32)
     assert etl.write_images(*tiny, tmp_path, 32) == (35, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes in folders")
+@pytest.mark.parametrize("kind", ["pipe", "endless", "large", "digits"])
+def test_a_note_that_is_none_is_not_read(tmp_path, kind):
+    images, labels = load(DATA / "tiny_data", "train", 7)
+    etl.write_images(images, labels, tmp_path, 32)
+    note = tmp_path / "Training" / etl.NOTE
+    content = note.read_text()
+    note.unlink()
+    if kind == "pipe":
+        os.mkfifo(str(note))
+    elif kind == "endless":
+        note.symlink_to("/dev/zero")
+    elif kind == "large":
+        note.write_text(content + " " * (1 << 21))
+    else:
+        note.write_text(content.replace("32", "3" * 5000))
+    assert etl.images_of(tmp_path / "Training") is None
+    assert etl.write_images(images, labels, tmp_path, 32) == (len(images), 0)
+    assert note.read_text() == content
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes in folders")
+def test_a_pipe_in_the_place_of_a_picture_is_replaced(tmp_path):
+    images, labels = load(DATA / "tiny_data", "train", 7)
+    etl.write_images(images, labels, tmp_path, 32)
+    path = etl.image_paths(labels, str(tmp_path / "Training"))[0]
+    os.remove(path)
+    os.mkfifo(path)
+    assert etl.write_images(images, labels, tmp_path, 32) == (1, len(images) - 1)
+    assert etl.is_whole(path)

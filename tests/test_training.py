@@ -3,12 +3,14 @@
 import csv
 import errno
 import inspect
+import io
 import json
 import math
 import os
 import random
 import shutil
 import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -491,16 +493,135 @@ def test_changed_conditions_are_refused_and_restart_begins_anew(loaded, monkeypa
     assert [row["epoch"] for row in rows] == [1, 2]
 
 
-def test_a_damaged_state_is_told(loaded, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+@pytest.fixture(scope="module")
+def stopped(data, tmp_path_factory, settings_folder):
+    """Settings, and the folder of a run that was stopped after its first epoch of two."""
+    folders = {f"{name}_folder": str(data / name) for name in ("data", "images")}
+    loaded = settings.load(settings_folder(tmp_path_factory.mktemp("stopped"), Data=folders))
+    loaded.modular["ResNet34"]["stages"] = [stage(2)]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         killing(patch, runs.Run, "keep", 1, after=True)
-        run(seeded(), loaded, [stage(2)])
-    path = loaded.path("models_folder") / "ResNet34.unfinished" / runs.STATE
+        training.train(seeded(), loaded, "ResNet34")
+    return loaded, loaded.path("models_folder") / "ResNet34.unfinished"
+
+
+def assert_refused(stopped, name, content, message):
+    """Training does not go on from that content of a file (None: a pipe), and changes nothing."""
+    loaded, folder = stopped
+    path = folder / name
     good = path.read_bytes()
-    for damage in (b"", good[: len(good) // 2], good[:900] + bytes([good[900] ^ 1]) + good[901:]):
-        path.write_bytes(damage)
-        with pytest.raises(UserError, match="damaged.*--restart"):
-            run(seeded(), loaded, [stage(2)])
+    path.unlink()
+    os.mkfifo(str(path)) if content is None else path.write_bytes(content)
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir())
+    try:
+        with pytest.raises(UserError, match=f"{message}.*--restart"):
+            training.train(seeded(), loaded, "ResNet34")
+        assert before == sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir())
+    finally:
+        path.unlink()
+        path.write_bytes(good)
+
+
+@pytest.mark.parametrize("change", ["empty", "cut", "bit", "pipe", "packed", "header", "surplus"])
+def test_a_damaged_state_is_told(stopped, change):
+    good = (stopped[1] / runs.STATE).read_bytes()
+    contents = {"empty": b"", "cut": good[: len(good) // 2], "pipe": None}
+    contents["bit"] = good[:900] + bytes([good[900] ^ 1]) + good[901:]
+    if change in ("packed", "header", "surplus"):
+        contents[change] = repacked(good, change)
+    assert_refused(stopped, runs.STATE, contents[change], "state.npz: damaged")
+
+
+def repacked(good, change):
+    """Return a state whose zip archive is sound: packed, or with a header of an endless array."""
+    made = io.BytesIO()
+    packing = zipfile.ZIP_DEFLATED if change == "packed" else zipfile.ZIP_STORED
+    with zipfile.ZipFile(io.BytesIO(good)) as old, zipfile.ZipFile(made, "w", packing) as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if change == "header" and name == "layer_0.npy":
+                content = content.replace(b"'shape': (", b"'shape': (9999999999, ")
+            if change != "surplus" or name != "layer_0.npy":
+                new.writestr(name, content)
+    return made.getvalue()
+
+
+def set_in(document, path, value):
+    """Put a value into nested dicts and lists."""
+    *keys, last = path
+    for key in keys:
+        document = document[key]
+    document[last] = value
+
+
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        (["stage"], 9),
+        (["stage"], "1"),
+        (["progress"], []),
+        (["progress", "epoch"], -(10**9)),
+        (["progress", "epoch"], 3),
+        (["progress", "best"], None),
+        (["progress", "more"], 1),
+        (["rows"], {}),
+        (["rows", 0, "loss"], "0"),
+        (["rows", 0, "more"], 1),
+        (["random"], {}),
+        (["random", "python", 1], [1, 2]),
+        (["random", "numpy", 2], 10**6),
+        (["feed"], None),
+        (["feed", "batches_seen"], -1),
+        (["feed", "batches_seen"], 10**12),
+    ],
+)
+def test_a_state_with_odd_values_is_told(stopped, path, value):
+    with np.load(str(stopped[1] / runs.STATE)) as file:
+        arrays = dict(file)
+    values = json.loads(arrays.pop("values").tobytes().decode())
+    set_in(values, path, value)
+    assert_refused(stopped, runs.STATE, packed(values, arrays), "state.npz: damaged")
+
+
+def packed(values, arrays):
+    file = io.BytesIO()
+    np.savez(file, values=np.frombuffer(json.dumps(values).encode(), np.uint8), **arrays)
+    return file.getvalue()
+
+
+def test_a_state_without_an_object_is_told(stopped):
+    assert_refused(stopped, runs.STATE, packed("text", {}), "state.npz: damaged")
+
+
+@pytest.mark.parametrize(
+    "name, array",
+    [
+        ("order", np.zeros(35, np.int64)),
+        ("order", np.zeros((), "<f4")),
+        ("layer_0", np.zeros(9, np.float32)),
+        ("layer_0", np.array(["a"])),
+        ("optimizer_0", np.zeros(9, np.float32)),
+    ],
+)
+def test_a_state_with_odd_arrays_is_told(stopped, name, array):
+    with np.load(str(stopped[1] / runs.STATE)) as file:
+        arrays = dict(file, **{name: array})
+    values = json.loads(arrays.pop("values").tobytes().decode())
+    assert_refused(stopped, runs.STATE, packed(values, arrays), "state.npz: damaged")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[" * 5000, b'{"conditions": [1]}', b" " * (1 << 21), None]
+)
+def test_a_damaged_record_is_told(stopped, content):
+    assert_refused(stopped, runs.RECORD, content, "settings.json: missing or damaged")
+
+
+def test_many_changes_are_told_in_short(stopped):
+    record = json.loads((stopped[1] / runs.RECORD).read_text())
+    record["conditions"] = {"setting": {"x" * 999 + "\n": 1}}
+    content = json.dumps(record).encode()
+    assert_refused(stopped, runs.RECORD, content, "begun otherwise.{,900}; and [0-9]+ more")
 
 
 @pytest.mark.parametrize("kind", ["", ".unfinished", ".previous"])
