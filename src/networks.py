@@ -53,7 +53,7 @@ def lhc_net(size, lhc, controllers=None, numerics="reference"):
             pool_size=lhc["pool_size"][stage],
             norm_c=lhc["norm_c"][stage],
             controller=None if controllers is None else controllers[stage],
-            value_initializer=lhc["value_initializer"],
+            value_initializer=lhc["value_initializer"][stage],
             name=f"lhc{stage + 1}",
         )(x)
 

@@ -83,18 +83,19 @@ def train(model, settings, name, restart=False):
             keeper = Keeper(run, model, settings, feed, number, rows)
             if number == values["stage"]:
                 keeper.resumed = values, arrays
-                keeper.draw_history()  # its last row may be missing
                 if values["progress"]["finished"]:
                     keeper.restore_layers()
                     continue
             label = f"{name} stage {number}/{len(recipe['stages'])}"
             with enough_memory(f"{label}: batch_size {stage['batch_size']}", settings.size):
+                done = len(rows)
                 try:
                     for row in run_stage(model, stage, feed, settings.runtime, label, keeper):
                         rows.append(dict(row, stage=number))
                         keeper.draw_history(at_most_every=PICTURE_SECONDS)
                 finally:
-                    keeper.draw_history()
+                    if len(rows) > done:
+                        keeper.draw_history()
     print(f"Best weights and history: {settings.path('models_folder') / name}", flush=True)
     return rows
 
@@ -181,6 +182,7 @@ class Keeper:
             weights.load(self.model, path, architecture)
         best_weights = self.model.get_weights()
         backend.set_layer_state(self.model, arrays)
+        self.draw_history()  # its last row may be missing
         return best_weights
 
     def draw_history(self, at_most_every=0):

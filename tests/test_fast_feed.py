@@ -10,6 +10,7 @@ from src.backend import keras
 from src.fast import feed as fast_feed
 from src.generator import ImageFolderBatches
 from src.pixels import enlarge
+from src.settings import PLAIN_PICTURES, PLAIN_STEPS
 
 SIZE = 40
 AUGMENTATION = {
@@ -95,9 +96,10 @@ def test_feed_trains_the_model_itself(images):
     )
     one_hot = np.eye(7, dtype=np.float32)[:5]
     data, random = (images, one_hot), np.random.default_rng(0)
-    stage = dict(AUGMENTATION, batch_size=2)
+    stage = dict(AUGMENTATION, batch_size=2, optimizer="sgd", learning_rate=1e-5)
+    stage.update(**PLAIN_PICTURES, **PLAIN_STEPS)
     feed = fast_feed.DeviceFeed(model, stage, data, data, SimpleNamespace(size=SIZE), random)
-    feed.compile("sgd", 1e-5)
+    feed.compile()
     before = [w.copy() for w in model.get_weights()]
     logs = feed.fit("epoch 1")
     assert set(logs) == {"loss", "categorical_accuracy"}

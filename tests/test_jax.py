@@ -13,6 +13,8 @@ FILES = [
     "test_networks.py",
     "test_fast_feed.py",
     "test_training.py",
+    "test_descent.py",
+    "test_mixing.py",
     "test_tta.py::test_average_weighs_the_passes",
 ]
 

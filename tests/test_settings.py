@@ -52,6 +52,30 @@ BAD = [  # file, content, words that the line must hold
     ("LHC", {"num_heads": [8, 8, 7, 7]}, ["num_heads: found [8, 8, 7, 7]", "a list of 5"]),
     ("LHC", {"num_heads": [8, 8, 7, 7, 2]}, ["num_heads[4]: found 2", "1, 7, 49 for the 7 x 7"]),
     ("Modular", {"LHC": {"seeds": None}}, ["LHC.seeds: found null", "tensorflow, python, numpy"]),
+    ("LHC", {"value_initializer": "zeros"}, ['value_initializer: found "zeros"', "a list of 5"]),
+    ("LHC", {"value_initializer": ["ones"] * 5}, ['value_initializer[0]: found "ones"', '"zeros"']),
+    ("Modular", lhc(stage(schedule="cosine")), ["stages[0].epochs: found nothing", "ends with"]),
+    ("Modular", lhc(stage(schedule="linear")), ['stages[0].schedule: found "linear"', '"cosine"']),
+    ("Modular", lhc(stage(momentum=1)), ["stages[0].momentum: found 1", "< 1"]),
+    (
+        "Modular",
+        lhc(stage(optimizer="adam", momentum=0.9)),
+        ["momentum: found 0.9", 'beside "adam"'],
+    ),
+    ("Modular", lhc(stage(optimizer="adam", weight_decay=0.1)), ["decay: found 0.1", '"sgd" has']),
+    ("Modular", lhc(stage(nesterov=True)), ["nesterov: found true", "beside a momentum"]),
+    ("Modular", lhc(stage(ema=1)), ["stages[0].ema: found 1", "< 1"]),
+    ("Modular", lhc(stage(mixup=-1)), ["stages[0].mixup: found -1", "0 (off)"]),
+    ("Modular", lhc(stage(random_erasing=2)), ["random_erasing: found 2", "0 to 1"]),
+    ("Modular", lhc(stage(label_smoothing=1)), ["label_smoothing: found 1", "< 1"]),
+    ("Modular", lhc(stage(sharpness="a")), ['sharpness: found "a"', "0 (off)"]),
+    ("Modular", lhc(stage(warmup_epochs=-1)), ["warmup_epochs: found -1", ">= 0"]),
+    ("Modular", lhc(stage(distillation={"share": 1})), ["distillation.teachers: found nothing"]),
+    (
+        "Modular",
+        lhc(stage(distillation={"teachers": [], "share": 1})),
+        ["distillation.teachers: found []", "1 to 16 folders"],
+    ),
     ("LHC", {"pool_size": [0, 3, 3, 3, 3]}, ["pool_size[0]: found 0", ">= 1"]),
     ("LHC", {"kernel_size": [0, 3, 3, 3, 3]}, ["kernel_size[0]: found 0", ">= 1"]),
     ("LHC", {"att_embed_dim": [0, 1, 1, 1, 1]}, ["att_embed_dim[0]: found 0", ">= 1"]),
@@ -488,6 +512,17 @@ PLAIN = dict(
     epochs=300,
     seeds=None,
     generator_seed=None,
+    mixup=0,
+    random_erasing=0,
+    schedule="constant",
+    warmup_epochs=0,
+    momentum=0,
+    nesterov=False,
+    weight_decay=0,
+    sharpness=0,
+    ema=0,
+    label_smoothing=0,
+    distillation=None,
 )
 FIRST = dict(PLAIN, rotation_range=30, horizontal_flip=True)
 SECOND = dict(
@@ -543,6 +578,24 @@ def test_the_default_recipes_are_the_reference(name):
     assert recipe["stages"] == stages
     if name == "Controller":
         assert recipe["initial_scalars"] == [0, 0, 0, -1, -0.5]
+
+
+def test_another_seed_is_another_run():
+    loaded = load(DEFAULTS)
+    other = loaded.with_seed(7)
+    for name in ("ResNet34", "LHC", "Controller", "Control"):
+        assert other.recipe(name)["seeds"] == same(7, 7, 7)
+    assert other.recipe("ResNet34")["stages"][2]["seeds"] == same(7, 7, 7)
+    assert other.recipe("LHC_Net")["stages"][0]["generator_seed"] == 8
+    assert other.path("models_folder") == loaded.path("models_folder") / "seed7"
+    assert other.path("results_folder") == loaded.path("results_folder") / "seed7"
+    assert other.path("data_folder") == loaded.path("data_folder")
+    assert loaded.resolved() == load(DEFAULTS).resolved()  # which stays as it was
+
+
+def test_the_control_is_trained_as_lhc():
+    loaded = load(DEFAULTS)
+    assert loaded.recipe("Control") == loaded.recipe("LHC")
 
 
 def test_reading_settings_needs_no_tensorflow():

@@ -19,8 +19,10 @@ import pytest
 from src import (
     backend,
     dataset,
+    distillation,
     etl,
     feeds,
+    networks,
     pixels,
     plots,
     runs,
@@ -31,6 +33,8 @@ from src import (
 from src.backend import keras
 from src.errors import UserError
 from src.fast.feed import DeviceFeed
+from src.files import file_digest
+from src.settings import PLAIN_PICTURES, PLAIN_STEPS
 
 TINY = Path(__file__).parent / "data" / "tiny_data"
 SIZE = 32
@@ -40,7 +44,7 @@ PLAIN.update(zoom_range=0, horizontal_flip=False, generator_seed=None, seeds=Non
 
 def stage(epochs=1, **changes):
     fixed = {"optimizer": "sgd", "learning_rate": 1e-3, "batch_size": 8, "epochs": epochs}
-    return {**PLAIN, **fixed, **changes}
+    return {**PLAIN, **PLAIN_PICTURES, **PLAIN_STEPS, **fixed, **changes}
 
 
 AUGMENTED = dict(rotation_range=30, width_shift_range=0.1, zoom_range=0.1, horizontal_flip=True)
@@ -315,12 +319,12 @@ LIFE = [stage(3, optimizer="adam", patience=1), stage(3, learning_rate=0.01)]
 ACCURACIES = [0.2, 0.3, 0.1, 0.5, 0.4, 0.6]  # the first stage ends by its patience
 
 
-def lived(loaded, patch, epochs_done=0):
+def lived(loaded, patch, epochs_done=0, life=LIFE):
     """Train the two stages with validation accuracies as given; return rows, weights, folder."""
     accuracies = iter(ACCURACIES[epochs_done:])
     results = lambda *args: {"loss": 0.5, "categorical_accuracy": next(accuracies)}  # noqa: E731
     patch.setattr(backend, "evaluate", results)
-    loaded.modular["ResNet34"]["stages"] = [{**s, **AUGMENTED} for s in LIFE]
+    loaded.modular["ResNet34"]["stages"] = [{**s, **AUGMENTED} for s in life]
     rows = training.train(seeded(), loaded, "ResNet34")
     times = ("seconds", "images_per_second")
     rows = [{key: value for key, value in row.items() if key not in times} for row in rows]
@@ -366,6 +370,90 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
     equal(found, expected)
     names = sorted(path.name for path in loaded.path("models_folder").iterdir())
     assert names == ["ResNet34", "ResNet34.previous"]
+
+
+MORE = dict(
+    schedule="cosine",
+    warmup_epochs=1,
+    momentum=0.9,
+    nesterov=True,
+    weight_decay=0.01,
+    sharpness=0.1,
+    ema=0.9,
+    label_smoothing=0.1,
+    mixup=0.4,
+    random_erasing=0.5,
+)
+RICHER = [stage(3, **MORE), stage(3, optimizer="adam", ema=0.5, sharpness=0.1)]
+
+
+@pytest.mark.parametrize("numerics", ["reference", "fast"])
+@pytest.mark.parametrize(
+    "name, call, after, done",
+    [
+        ("keep", 2, True, 2),  # the state is there, the averages that are its best weights not yet
+        ("keep", 3, True, 3),
+        ("write", 4, True, 5),
+        ("keep", 6, True, 6),
+    ],
+)
+def test_stages_that_ask_for_more_go_on_to_the_same_bits_too(
+    loaded, monkeypatch, name, call, after, done, numerics
+):
+    if numerics == "fast" and backend.NAME == "tensorflow":
+        pytest.skip("TensorFlow's fast numerics differ from run to run")
+    loaded.runtime["numerics"] = numerics
+    backend.set_deterministic()
+    with monkeypatch.context() as patch:
+        expected = lived(loaded, patch, life=RICHER)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killing(patch, weights if name == "write" else runs.Run, name, call, after)
+        lived(loaded, patch, life=RICHER)
+    with monkeypatch.context() as patch:
+        found = lived(loaded, patch, done, life=RICHER)
+    equal(found, expected)
+
+
+@pytest.mark.parametrize("numerics", ["reference", "fast"])
+@pytest.mark.parametrize("key", MORE)
+def test_each_part_of_a_recipe_changes_a_training(loaded, key, numerics):
+    loaded.runtime["numerics"] = numerics
+    needed = {"nesterov": ["momentum"], "warmup_epochs": [], "schedule": []}.get(key, [])
+    plain = stage(2, learning_rate=0.05, **{name: MORE[name] for name in needed})
+    loaded.modular["ResNet34"]["stages"] = [plain]
+    before, folder = run(seeded(), loaded, [plain])
+    without = weights.read_h5(folder / runs.WEIGHTS)[0]
+    run(seeded(), loaded, [dict(plain, **{key: MORE[key]})])
+    found = weights.read_h5(folder / runs.WEIGHTS)[0]
+    assert any((without[name] != found[name]).any() for name in found)
+
+
+@pytest.mark.parametrize("numerics", ["reference", "fast"])
+def test_a_stage_learns_from_teachers(loaded, numerics, monkeypatch):
+    loaded.runtime["numerics"] = numerics
+    monkeypatch.setattr(networks, "build", lambda name, settings: net())
+    _, teacher = run(seeded(), loaded, [stage(2)])
+    teacher = teacher.rename(teacher.with_name("teacher"))
+    kept = (teacher / runs.WEIGHTS).read_bytes()
+    taught = {"teachers": [str(teacher)], "share": 0.7}
+    rows, folder = run(seeded(), loaded, [stage(2, distillation=taught, mixup=0.4)])
+    assert len(rows) == 2 and (teacher / runs.WEIGHTS).read_bytes() == kept
+    record = json.loads((folder / "settings.json").read_text())
+    digest = file_digest(teacher / runs.WEIGHTS, "sha256")
+    assert record["conditions"]["teachers"] == {str(teacher / runs.WEIGHTS): digest}
+    assert set(weights.read_h5(folder / runs.WEIGHTS)[0]) == set(weights.to_arrays(net()))
+
+    (teacher / runs.WEIGHTS).unlink()
+    with pytest.raises(UserError, match="teacher/weights.h5 is missing: .*among the teachers"):
+        run(seeded(), loaded, [stage(2, distillation=taught)])
+
+
+def test_a_teacher_sees_the_same_size(loaded):
+    _, folder = run(seeded(), loaded, [stage()])
+    loaded.training["target_size"] = 40
+    described = stage(distillation={"teachers": [str(folder)], "share": 0.5})
+    with pytest.raises(UserError, match="images of 32 pixels, expected 40"):
+        distillation.teachers(described, loaded)
 
 
 def test_a_kill_between_two_renames_loses_nothing(loaded, monkeypatch):
@@ -903,7 +991,7 @@ def test_both_feeds_are_what_training_knows_as_a_feed():
     arguments = ["model", "stage", "training", "validation", "settings", "random"]
     for kind in (feeds.HostFeed, DeviceFeed):
         assert list(inspect.signature(kind).parameters) == arguments
-        names = {"compile", "fit", "validate", "end_epoch", "state", "restore"}
+        names = {"compile", "fit", "validate", "averaged", "end_epoch", "state", "restore"}
         assert public(kind) == public(feeds.Feed) == names
 
 
