@@ -581,6 +581,17 @@ def test_changed_conditions_are_refused_and_restart_begins_anew(loaded, monkeypa
     assert [row["epoch"] for row in rows] == [1, 2]
 
 
+def test_a_kill_while_beginning_anew_leaves_no_half_of_the_old_run(loaded, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killing(patch, runs.Run, "keep", 1, after=True)
+        run(seeded(), loaded, [stage(2)])
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killing(patch, runs.shutil, "rmtree", 1)
+        training.train(seeded(), loaded, "ResNet34", restart=True)
+    rows, _ = run(seeded(), loaded, [stage()])  # of other settings, and not refused
+    assert [row["epoch"] for row in rows] == [1]
+
+
 @pytest.fixture(scope="module")
 def stopped(data, tmp_path_factory, settings_folder):
     """Settings, and the folder of a run that was stopped after its first epoch of two."""

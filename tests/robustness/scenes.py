@@ -8,6 +8,7 @@ the newer one, each file whole, whatever happened between.
 import contextlib
 import functools
 import hashlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.record import cores, cpu, versions  # noqa: E402
-from src import dataset, runs, settings, weights  # noqa: E402
+from src import dataset, runs, settings  # noqa: E402
 from src.errors import UserError  # noqa: E402
 from src.etl import NOTE, SUBFOLDER  # noqa: E402
 from tests.loopback import serving  # noqa: E402
@@ -85,11 +86,14 @@ class Scene:
     script = ()  # what Python runs, and its words
     counts = {"train": [4] * 7, "val": [2] * 7, "test": [2] * 7}
     changes = {}  # {settings file: content}
+    imports = ()  # what takes seconds to import
     model = None  # the name of a training whose complete run has to be there at every moment
 
     def __init__(self, root):
         self.root, self.work, self.folder = root, root / "work", root / "Settings"
         self.work.mkdir(parents=True)
+        for module in self.imports:
+            importlib.import_module(module)
         self.open = contextlib.ExitStack()
         self.write_settings()
         self.before()
@@ -248,6 +252,8 @@ def content(path):
 def _content(path, *unchanged):
     try:
         if path.name == runs.WEIGHTS:
+            from src import weights  # with TensorFlow, which not all scenes need
+
             arrays, architecture = weights.read_h5(path)  # which checks their digest
             return digest(*(arrays[name] for name in sorted(arrays))) + str(architecture)
         if path.name == runs.HISTORY:
@@ -281,6 +287,7 @@ class Training(Scene):
     """ResNet34_Train.py with a small net in the place of ResNet34, after an older training."""
 
     model = "ResNet34"
+    imports = ("src.training", "src.networks")
     script = small("ResNet34_Train.py")
     stages = [dict(AUGMENTED, optimizer="adam", patience=1), AUGMENTED]
 
@@ -395,6 +402,7 @@ class Evaluation(Scene):
     """LHC_Net_Eval.py of a small net, where the results of other views are."""
 
     model = "LHC_Net"
+    imports = ("src.training", "src.networks", "src.evaluation")
     script = small("LHC_Net_Eval.py")
     changes = {"Runtime": {"max_epochs": 1}}
 
