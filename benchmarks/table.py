@@ -30,7 +30,7 @@ EXPECTED = {  # name: what it measures, the command without --save
     "tta_gpu_float32": ("TTA on a GPU, float32", f"KERAS_BACKEND=jax {TTA} {VIEWS}"),
     "tta_gpu_bfloat16": (
         "TTA on a GPU, bfloat16",
-        f"KERAS_BACKEND=jax {TTA} {VIEWS} --settings Settings/GPU",
+        f"KERAS_BACKEND=jax {TTA} {VIEWS} --settings Settings/Fast",
     ),
     "step_gpu": ("training step", STEP),
     "training_gpu_ResNet34": ("training loop, ResNet34", LOOP),

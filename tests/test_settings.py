@@ -277,8 +277,8 @@ def test_a_folder_without_settings_is_no_settings_folder(tmp_path, monkeypatch):
     (tmp_path / "Quickstart" / "Data").mkdir(parents=True)
     with pytest.raises(UserError, match="Quickstart: found no settings.*you mean .*Settings/Quick"):
         load("Quickstart")
-    with pytest.raises(UserError, match="gpu: found no such folder.*did you mean .*Settings/GPU"):
-        load("gpu")
+    with pytest.raises(UserError, match="fast: found no such folder.*did you mean .*Settings/Fast"):
+        load("fast")
     with pytest.raises(UserError, match="Data_Settings.json: found a file, expected the folder"):
         load(DEFAULTS / "Data_Settings.json")
     for name in ("no\0such", "\ud800", "x" * 3000):
