@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import check_rep
+import Control_Eval
+import Control_Train
 import Controller_Downloaded_Eval
 import Controller_Eval
 import Controller_Train
@@ -19,6 +21,7 @@ import LHC_Eval
 import LHC_Net_Eval
 import LHC_Net_Train
 import LHC_Train
+import ResNet34_Eval
 import ResNet34_Train
 from src import dataset, networks, settings, weights
 from src.backend import keras
@@ -88,7 +91,8 @@ def chain(tmp_path_factory, settings_folder):
 def evaluated(chain, script, name):
     """Check what an Eval printed and wrote."""
     value = r"\d+\.\d{17}"
-    patterns = ["LHC_Net Perf:", f"Train Loss:  {value}", f"Train Perf:  {value}"]
+    title = "ResNet34" if name in ("ResNet34", "Control") else "LHC_Net"
+    patterns = [f"{title} Perf:", f"Train Loss:  {value}", f"Train Perf:  {value}"]
     patterns += [f"Val Perf:  {value}", f"Test Perf:  {value}", r"Test Pred Repeated:  \d"]
     patterns += [f"TTA Test Perf:  {value}", r"TTA Test Pred Repeated:  \d", "Pictures .*"]
     lines = chain.printed[script.__name__]
@@ -144,6 +148,30 @@ def test_modular_protocol(chain):
     assert found != [0, 0, 0, -1, -0.5]
     evaluated(chain, LHC_Eval, "LHC")
     evaluated(chain, Controller_Eval, "Controller")
+
+
+def test_what_lhc_is_compared_with(chain):
+    """The backbone, and the backbone trained on by LHC's recipe."""
+    chain.run(ResNet34_Eval, Control_Train, Control_Eval)
+    evaluated(chain, ResNet34_Eval, "ResNet34")
+    evaluated(chain, Control_Eval, "Control")
+    assert [row["stage"] for row in chain.history("Control")] == ["1"] * STAGES["LHC"]
+    backbone, control = chain.weights("ResNet34"), chain.weights("Control")
+    assert set(backbone) == set(control)
+    assert any((backbone[name] != control[name]).any() for name in backbone)
+
+
+def test_another_seed_has_folders_of_its_own(chain):
+    before = {path: path.stat().st_mtime_ns for path in (chain.root / "models").rglob("*.h5")}
+    for script in (ResNet34_Train, ResNet34_Eval):
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert script.main(["--settings", str(chain.folder), "--seed", "5"]) == 0
+    record = json.loads((chain.root / "models/seed5/ResNet34/settings.json").read_text())
+    seeds = dict.fromkeys(("tensorflow", "python", "numpy"), 5)
+    assert record["settings"]["modular"]["ResNet34"]["seeds"] == seeds
+    assert (chain.root / "results" / "seed5" / "ResNet34" / "metrics.json").is_file()
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert ResNet34_Train.main(["--settings", str(chain.folder), "--seed", "x"]) == 2
 
 
 def test_standalone_protocol(chain):

@@ -593,6 +593,13 @@ def test_another_seed_is_another_run():
     assert loaded.resolved() == load(DEFAULTS).resolved()  # which stays as it was
 
 
+@pytest.mark.parametrize("name", sorted(p.name for p in DEFAULTS.iterdir() if p.is_dir()))
+def test_the_settings_that_come_along_are_sound(name):
+    loaded = load(DEFAULTS / name)
+    for recipe in ("check_rep", "ResNet34", "LHC", "Controller", "LHC_Net"):
+        assert loaded.recipe(recipe)["stages"]
+
+
 def test_the_control_is_trained_as_lhc():
     loaded = load(DEFAULTS)
     assert loaded.recipe("Control") == loaded.recipe("LHC")
