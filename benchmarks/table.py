@@ -10,6 +10,10 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from src.markdown import between, table, words  # noqa: E402
+
 HERE = Path(__file__).resolve().parent
 README, FOLDER = HERE / "README.md", HERE / "results"
 BEGIN, END = "<!-- made by table.py: begin -->", "<!-- made by table.py: end -->"
@@ -67,10 +71,8 @@ def results(folder=FOLDER):
 
 def updated(text, found):
     """Return the README's text with the tables of {name: content} between the marks."""
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
     parts = ["### Ratios", ratios(found), "### Rates", rates(found), "### Runs", runs(found)]
-    return "\n\n".join([before + BEGIN, *parts, END + after])
+    return between(text, BEGIN, END, parts)
 
 
 def ratios(found):
@@ -141,24 +143,6 @@ def decimals(median):
     """Return a function that writes numbers of that size; None is empty."""
     places = 3 if median < 1 else 2 if median < 10 else 1 if median < 100 else 0
     return lambda value: "" if value is None else f"{value:.{places}f}"
-
-
-def words(value):
-    return "/".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def table(rows, sides):
-    """Return rows, the first of them the head, as a Markdown table of even columns."""
-    rows = [[words(cell) for cell in row] for row in rows]
-    widths = [max(3, *map(len, column)) for column in zip(*rows)]
-    rules = [
-        "-" * (width - 1) + (":" if side == ">" else "-") for width, side in zip(widths, sides)
-    ]
-    lines = [
-        " | ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths))
-        for row in [rows[0], rules, *rows[1:]]
-    ]
-    return "\n".join(f"| {line} |" for line in lines)
 
 
 if __name__ == "__main__":

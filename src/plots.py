@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from src.files import replace
 
@@ -96,6 +96,46 @@ def history(path, rows):
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
         axes.legend()
+    _save(figure, path)
+
+
+@style.context("default")
+def curves(path, groups):
+    """Draw the validation loss and accuracy of several runs of each group over their epochs.
+
+    groups: {name: [history of a run: rows with val_loss and val_categorical_accuracy]}. A thin line
+    is a run, the thick one the mean over those that got so far.
+    """
+    figure = Figure(figsize=(11, 4.8))
+    loss, accuracy = figure.subplots(1, 2)
+    for axes, key, factor in (
+        (loss, "val_loss", 1),
+        (accuracy, "val_categorical_accuracy", 100),
+    ):
+        for number, (name, runs) in enumerate(groups.items()):
+            colour = f"C{number % 10}"
+            lines = [[factor * row[key] for row in run] for run in runs]
+            for line in lines:
+                axes.plot(range(1, len(line) + 1), line, color=colour, alpha=0.45, linewidth=0.8)
+            means = [
+                np.mean([line[i] for line in lines if i < len(line)])
+                for i in range(max(map(len, lines)))
+            ]
+            several = f"{len(runs)} seeds" if len(runs) > 1 else "1 seed"
+            axes.plot(range(1, len(means) + 1), means, color=colour, label=f"{name}, {several}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    loss.set_yscale("log")
+    loss.yaxis.set_major_locator(MaxNLocator(12, steps=[1, 2, 5, 10]))
+    loss.yaxis.set_major_formatter("{x:.3g}")
+    loss.yaxis.set_minor_locator(NullLocator())
+    loss.set_ylabel("validation loss")
+    # What sets seeds apart is at the end: the climb up to there would hide it.
+    ends = [100 * run[-1]["val_categorical_accuracy"] for runs in groups.values() for run in runs]
+    accuracy.set_ylim(min(ends) - 12, max(ends) + 2)
+    accuracy.set_ylabel("validation accuracy, %")
     _save(figure, path)
 
 

@@ -1,0 +1,29 @@
+"""Tables in Markdown pages, between two marks that a script finds again."""
+
+
+def table(rows, sides):
+    """Return rows, the first of them the head, as a Markdown table of even columns.
+
+    sides: a letter a column, "<" or ">" for the side that its cells keep to.
+    """
+    rows = [[words(cell) for cell in row] for row in rows]
+    widths = [max(3, *map(len, column)) for column in zip(*rows)]
+    rules = [
+        "-" * (width - 1) + (":" if side == ">" else "-") for width, side in zip(widths, sides)
+    ]
+    lines = [
+        " | ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths))
+        for row in [rows[0], rules, *rows[1:]]
+    ]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def words(value):
+    return "/".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def between(text, begin, end, parts):
+    """Return a page's text with `parts` in the place of what was between the marks."""
+    before, rest = text.split(begin)
+    after = rest.split(end)[1]
+    return "\n\n".join([before + begin, *parts, end + after])

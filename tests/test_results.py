@@ -1,0 +1,231 @@
+"""Collected runs: what is read and told of them, and that the published ones are as they say."""
+
+import json
+import lzma
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import Results
+from src import comparison, results, settings
+from src.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = results.read(ROOT / "Experiments")
+IMAGES = 40
+LABELS = np.random.default_rng(0).integers(0, 7, IMAGES)
+MARKED = f"# A page\n\n{Results.BEGIN}\nold\n{Results.END}\nthe end\n"
+
+
+def probabilities(wrong, seed=1):
+    """Return rows whose highest class is the label's, but for the first `wrong` ones."""
+    rows = np.random.default_rng(seed).random((IMAGES, 7)).astype(np.float32)
+    classes = np.where(np.arange(IMAGES) < wrong, (LABELS + 1) % 7, LABELS)
+    rows[np.arange(IMAGES), classes] += 1
+    return rows / rows.sum(axis=1, keepdims=True)
+
+
+def write_run(models, results_folder, loaded, network, wrong):
+    """Write what a training and an evaluation leave that were wrong with so many test images."""
+    for folder in (models / network, results_folder / network):
+        folder.mkdir(parents=True)
+    resolved = loaded.resolved()
+    resolved["data"]["data_folder"] = "/home/somebody/here/Data"
+    teachers = {f"/media/{name}/Models/ResNet34/weights.h5": name for name in ("a", "b")}
+    record = {
+        "complete": True,
+        "settings": resolved,
+        "versions": {"gpus": [], "cpu": "a CPU"},
+        "conditions": {"teachers": teachers, "cache": "C:\\Users\\somebody\\cache"},
+    }
+    (models / network / "settings.json").write_text(json.dumps(record))
+    head = "stage,epoch,loss,categorical_accuracy,val_loss,val_categorical_accuracy,seconds\n"
+    rows = "1,1,1.5,0.3,1.4,0.35,10\n1,2,1.2,0.5,1.1,0.45,2.5\n"
+    (models / network / "history.csv").write_text(head + rows)
+    wrongs = {"val": 10, "test": wrong, "tta_test": wrong}
+    metrics = {
+        split: {"images": IMAGES, "accuracy": (IMAGES - count) / IMAGES}
+        for split, count in wrongs.items()
+    }
+    metrics.update(data="FER2013, unchanged", paper_test_accuracy_percent={"best_run": 72.81})
+    metrics["settings"] = resolved
+    (results_folder / network / "metrics.json").write_text(json.dumps(metrics))
+    arrays = {f"{split}_probabilities": probabilities(count) for split, count in wrongs.items()}
+    np.savez_compressed(str(results_folder / network / "predictions.npz"), **arrays)
+
+
+@pytest.fixture
+def collected(tmp_path, settings_folder):
+    """A function that makes runs of the seeds {seed: {network: wrong images}}, and collects them.
+
+    It returns the folder Experiments, beside which both pages have marks.
+    """
+    folder = settings_folder(tmp_path / "work")
+    experiments = tmp_path / "Experiments"
+    experiments.mkdir()
+    for page in (tmp_path / "README.md", experiments / "README.md"):
+        page.write_text(MARKED)
+
+    def collect(runs):
+        for seed, networks in runs.items():
+            loaded = settings.load(folder).with_seed(seed)
+            where = [loaded.path(key) for key in ("models_folder", "results_folder")]
+            for network, wrong in networks.items():
+                write_run(*where, loaded, network, wrong)
+            words = ["--collect", "Mine", "--settings", str(folder), "--seed", str(seed)]
+            assert Results.main([*words, "--experiments", str(experiments)]) == 0
+        return experiments
+
+    return collect
+
+
+def test_the_table_and_the_pages(collected, capsys):
+    experiments = collected({1: {"ResNet34": 10}, 2: {"ResNet34": 14}})
+    out = re.sub(" +", " ", capsys.readouterr().out)
+    row = "| Mine | ResNet34 | 2 | 75.00 ± 0.00 | 70.00 ± 7.07 | 70.00 ± 7.07 | 75.00 | 75.00 |"
+    assert f"{row} 72.81 | 2 | 12 | a CPU |" in out  # 12.5 seconds
+    for page in (experiments.parent / "README.md", experiments / "README.md"):
+        text = re.sub(" +", " ", page.read_text(encoding="utf-8"))
+        assert row in text and results.RANDOM_START in text and "old" not in text
+        assert text.startswith("# A page\n") and text.endswith("\nthe end\n")
+        assert "same seeds" not in text and "Does LHC help" not in text, "nothing to compare"
+    assert "| Mine | ResNet34 | random | 1 |" in text
+    assert (experiments / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_collected_files_hold_no_absolute_path(collected):
+    experiments = collected({3: {"ResNet34": 10}})
+    folder = experiments / "Mine" / "seed3" / "ResNet34"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(results.FILES)
+    record = json.loads((folder / "settings.json").read_text())
+    assert record["settings"]["data"]["data_folder"] == "here/Data"
+    assert record["settings"]["data"]["models_folder"] == "models/seed3"
+    teachers = {f"{name}/Models/ResNet34/weights.h5": name for name in ("a", "b")}
+    assert record["conditions"] == {"teachers": teachers, "cache": "somebody/cache"}
+    for name in ("settings.json", "metrics.json"):
+        assert absolute((folder / name).read_text(encoding="utf-8")) == []
+
+
+def absolute(text):
+    return re.findall(r'"(?:/|~|[A-Za-z]:\\)[^"]*"', text)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "Experiments").rglob("*.json")), ids=str)
+def test_published_files_hold_no_absolute_path(path):
+    assert absolute(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("name", results.FILES)
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "other"])
+def test_a_missing_or_damaged_file_is_one_line(collected, capsys, name, damage):
+    experiments = collected({1: {"ResNet34": 10}})
+    path = experiments / "Mine" / "seed1" / "ResNet34" / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(
+            {"empty": b"", "cut": content[: len(content) // 9], "other": b"[1]"}[damage]
+        )
+    capsys.readouterr()
+    assert Results.main(["--experiments", str(experiments)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith(f"error: {path}")
+    assert ("is missing" if damage == "missing" else "found a damaged file") in lines[0]
+
+
+def test_what_cannot_be_collected(collected, settings_folder, tmp_path, capsys):
+    experiments = collected({1: {"ResNet34": 10}})
+    empty = ["--settings", str(settings_folder(tmp_path / "empty"))]
+    assert Results.main([*empty, "--experiments", str(experiments), "--collect", "Mine"]) == 2
+    assert "run its _Eval.py first" in capsys.readouterr().err
+    assert Results.main([*empty, "--experiments", str(experiments), "--collect", "../a"]) == 2
+    assert "letters, digits" in capsys.readouterr().err
+    assert Results.main(["--experiments", str(tmp_path / "none")]) == 2
+    assert "found no runs" in capsys.readouterr().err
+    (experiments / "tried.json").write_text("[")
+    assert Results.main(["--experiments", str(experiments)]) == 2
+    assert "tried.json: found a damaged file" in capsys.readouterr().err
+    (experiments / "Mine" / "seed1").rename(experiments / "Mine" / "seed5")
+    with pytest.raises(UserError, match="found a run of seed 1"):
+        results.read(experiments)
+
+
+def test_does_lhc_help(collected, monkeypatch):
+    runs = {
+        seed: {"ResNet34": 14, "Control": 12, "LHC": wrong}
+        for seed, wrong in ((1, 8), (2, 7), (3, 6))
+    }
+    experiments = collected(runs)
+    text = (experiments.parent / "README.md").read_text(encoding="utf-8")
+    assert "Does LHC help (Mine, test)? Yes: +12.50 points" in text and "3 seeds" in text
+    assert "+6.29 to +18.71" in text  # 10, 12.5, 15: 12.5 -+ 4.3027 * 2.5 / sqrt(3)
+    assert "not computed" in text
+
+    monkeypatch.setattr(Results.dataset, "csv_path", lambda *args: experiments / "README.md")
+    monkeypatch.setattr(Results.dataset, "load", lambda *args: (None, LABELS))
+    monkeypatch.setattr(Results.dataset, "describe", lambda *args: "FER2013, unchanged")
+    assert Results.main(["--experiments", str(experiments)]) == 0
+    counts = json.loads((experiments / "mcnemar.json").read_text())
+    assert counts["Mine LHC - Mine Control"]["test"] == [[4, 0], [5, 0], [6, 0]]
+    text = (experiments.parent / "README.md").read_text(encoding="utf-8")
+    assert "0.125, 0.062, 0.031" in text and "not computed" not in text
+
+    monkeypatch.undo()  # without the labels, the counts of the runs before are not kept
+    text = (collected({4: runs[1]}).parent / "README.md").read_text(encoding="utf-8")
+    assert "4 seeds" in text and "not computed" in text
+
+
+@pytest.mark.parametrize(
+    "wrong, verdict", [((12, 13, 11), "Not to be seen"), ((20, 21, 20), "No, it harms")]
+)
+def test_the_answer_follows_the_interval(collected, wrong, verdict):
+    runs = {seed: {"Control": 12, "LHC": count} for seed, count in enumerate(wrong)}
+    text = (collected(runs).parent / "README.md").read_text(encoding="utf-8")
+    assert text.count(f"? {verdict}: ") == 2  # without TTA and with it
+
+
+def test_mcnemars_p():
+    assert comparison.mcnemar(0, 0) == 1 and comparison.mcnemar(5, 5) == 1
+    assert comparison.mcnemar(1, 9) == comparison.mcnemar(9, 1) == pytest.approx(22 / 1024)
+
+
+def test_rounding_keeps_the_highest_class():
+    close = np.array([[0.3, 0.30001, 0.1], [0.25, 0.25, 0.5], [0.4, 0.4, 0.2]], np.float32)
+    assert close.astype(np.float16).argmax(axis=1).tolist() == [0, 2, 0], "the first is at risk"
+    half = results.halved(close)
+    assert half.dtype == np.float16 and half.argmax(axis=1).tolist() == [1, 2, 0]
+    np.testing.assert_allclose(half, close, rtol=2e-3)
+
+
+def test_the_published_tables_are_up_to_date():
+    for path, parts in Results.pages(ROOT / "Experiments", PUBLISHED).items():
+        text = path.read_bytes().decode("utf-8")
+        again = Results.between(text, Results.BEGIN, Results.END, parts)
+        assert again == text, "run python Results.py"
+
+
+@pytest.fixture(scope="module")
+def fer2013_labels(shared):
+    """The labels of FER2013's validation and test split; see unpack.py there."""
+    path = shared / "fer2013" / "fer2013.med.xz"
+    if not path.is_file():
+        pytest.skip("needs ../shared/fer2013")
+    count, side = 35887, 48
+    with lzma.open(path) as file:
+        file.seek(count * side * side)
+        labels, usages = np.frombuffer(file.read(), np.uint8).reshape(2, count)
+    return {
+        "val": labels[usages == 1],
+        "test": labels[usages == 2],
+        "tta_test": labels[usages == 2],
+    }
+
+
+@pytest.mark.parametrize("group", PUBLISHED, ids=" ".join)
+def test_published_accuracies_follow_from_the_predictions(group, fer2013_labels):
+    for run in PUBLISHED[group].values():
+        for split, labels in fer2013_labels.items():
+            right = run.probabilities[split].argmax(axis=1) == labels
+            assert 100 * right.mean() == pytest.approx(run.percent[split], abs=1e-10)
