@@ -7,7 +7,7 @@ Comes after ETL.py. Starts from the ImageNet weights (fetched when first needed)
 Models/ResNet34/: weights.h5 (best epoch of the last stage), history.csv, history.png,
 settings.json. Time at 224 x 224: an epoch of FER2013 takes over an hour on 2 CPU cores and 3 s on
 an H200 with fast numerics and bfloat16; 50 to 100 epochs are usual. The Quickstart takes 2
-minutes on 2 cores. Memory: 1.9 GB in the Quickstart, 6 GB on a CPU at 224.
+minutes on 2 cores. Memory: 2.0 GB in the Quickstart, 6 GB on a CPU at 224.
 
 Expected result: one line an epoch; about 0.72 validation accuracy on FER2013, about 0.9 in the
 Quickstart.

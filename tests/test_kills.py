@@ -31,8 +31,7 @@ def test_killed_etls_and_imports_go_on_to_the_same_result():
 
 
 def test_two_at_once_do_not_mix():
-    printed = play("races.py", "--kind", "etl", "--kind", "import", "--times", "1")
-    assert printed.count("'races': 1,") == 2
+    assert "'races': 2," in play("races.py", "--kind", "etl", "--times", "2")
 
 
 CARELESS = """

@@ -461,8 +461,7 @@ def save(name, about, seed, row):
         before = json.loads(path.read_text(encoding="utf-8"))
         if all(before[key] == document[key] for key in ("about", "machine", "seed")):
             document = before
-    found = versions("tensorflow")
-    document["versions"][row["python"]] = found
+    document["versions"].setdefault(row["python"], {}).update(versions("tensorflow"))
     same = ("kind", "python")
     document["rows"] = [
         other for other in document["rows"] if any(other[key] != row[key] for key in same)
