@@ -277,6 +277,15 @@ def _check(settings):
                 raise ValueError("folders that hold nothing of this program")
         except ValueError as error:
             raise _error(folder, [FILES["data"], key], _short(data[key]), error) from None
+    for name, recipe in settings.modular.items():
+        for i, stage in enumerate(recipe["stages"]):
+            if stage["distillation"]:
+                where = [FILES["modular"], name, "stages", i, "distillation", "teachers"]
+                teachers = stage["distillation"]["teachers"]
+                try:
+                    stage["distillation"]["teachers"] = [_usable(path) for path in teachers]
+                except ValueError as error:
+                    raise _error(folder, where, _short(teachers), error) from None
     for i, side in enumerate(resolutions(size)):
         heads = settings.lhc["num_heads"][i]
         if side**2 % heads:

@@ -73,6 +73,11 @@ BAD = [  # file, content, words that the line must hold
     ("Modular", lhc(stage(distillation={"share": 1})), ["distillation.teachers: found nothing"]),
     (
         "Modular",
+        lhc(stage(distillation={"teachers": ["a", "a\0b"], "share": 1})),
+        ["distillation.teachers: found", "can be printed"],
+    ),
+    (
+        "Modular",
         lhc(stage(distillation={"teachers": [], "share": 1})),
         ["distillation.teachers: found []", "1 to 16 folders"],
     ),
@@ -598,6 +603,14 @@ def test_the_settings_that_come_along_are_sound(name):
     loaded = load(DEFAULTS / name)
     for recipe in ("check_rep", "ResNet34", "LHC", "Controller", "LHC_Net"):
         assert loaded.recipe(recipe)["stages"]
+
+
+def test_teachers_may_lie_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    taught = stage(distillation={"teachers": ["~/a", "b"], "share": 0.5})
+    loaded = load(write(tmp_path, Modular=lhc(taught)))
+    teachers = loaded.recipe("LHC")["stages"][0]["distillation"]["teachers"]
+    assert teachers == [str(tmp_path / "a"), "b"]
 
 
 def test_the_control_is_trained_as_lhc():
