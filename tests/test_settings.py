@@ -495,8 +495,8 @@ def test_what_a_recipe_is_about_is_no_part_of_it(tmp_path):
         assert "about" not in load(tmp_path).recipe(name)
 
 
-def test_the_gpu_folder_is_the_fast_one():
-    settings = load(DEFAULTS / "GPU")
+def test_the_fast_folder_is_the_fast_one():
+    settings = load(DEFAULTS / "Fast")
     assert (settings.runtime["numerics"], settings.runtime["precision"]) == ("fast", "bfloat16")
     assert settings.modular == load(DEFAULTS).modular
 
