@@ -27,6 +27,8 @@ def main(argv=None):
     weights.load_trained(backbone, settings, "ResNet34")
     network = networks.build("LHC_Net", settings)
     weights.transfer(backbone, network)
+    if settings.recipe("LHC").get("zero_values"):
+        networks.zero_values(network)
     del backbone  # or it would be held throughout training
     training.train(network, settings, "LHC", args.restart)
     return 0

@@ -29,8 +29,6 @@ class LHC(keras.layers.Layer):
         pool_size: size of the pools that make queries and keys.
         norm_c: g, the constant part of the temperature's exponent.
         controller: None, or the initial value of the trainable scalar w (LHC-NetC).
-        value_initializer: of the value convolution's kernel, as Keras names it; with "zeros" the
-            layer starts as the identity.
         **kwargs: of every Keras layer. The sublayers have this layer's `dtype`; the temperature
             and the softmax are computed in float32 at least.
 
@@ -52,7 +50,6 @@ class LHC(keras.layers.Layer):
         pool_size=3,
         norm_c=1,
         controller=None,
-        value_initializer="glorot_uniform",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -62,7 +59,6 @@ class LHC(keras.layers.Layer):
         self.pool_size = _size("pool_size", pool_size)
         self.norm_c = _number("norm_c", norm_c)
         self.controller = None if controller is None else _number("controller", controller)
-        self.value_initializer = value_initializer
         self.query_key = self._new_query_key()
         # TensorFlow 2.4 adds up the gradients at x in the alphabetical order of what they come
         # from: with these names the residual (an "add"), query, value and key, as in the original.
@@ -96,7 +92,6 @@ class LHC(keras.layers.Layer):
             self.kernel_size,
             padding="same",
             data_format="channels_last",
-            kernel_initializer=self.value_initializer,
             name="conv",
             dtype=self.dtype_policy,
         )
@@ -198,15 +193,7 @@ class LHC(keras.layers.Layer):
         return keras.KerasTensor(x.shape, self.compute_dtype)
 
     def get_config(self):
-        names = (
-            "num_heads",
-            "att_embed_dim",
-            "kernel_size",
-            "pool_size",
-            "norm_c",
-            "controller",
-            "value_initializer",
-        )
+        names = ("num_heads", "att_embed_dim", "kernel_size", "pool_size", "norm_c", "controller")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
     @classmethod

@@ -1,5 +1,7 @@
 """The three networks of the paper: ResNet34v2, LHC-Net and LHC-NetC."""
 
+import numpy as np
+
 from src import backbone
 from src.backend import Dropout, keep_python_random, keras
 from src.fast.lhc import FastLHC
@@ -53,7 +55,6 @@ def lhc_net(size, lhc, controllers=None, numerics="reference"):
             pool_size=lhc["pool_size"][stage],
             norm_c=lhc["norm_c"][stage],
             controller=None if controllers is None else controllers[stage],
-            value_initializer=lhc["value_initializer"][stage],
             name=f"lhc{stage + 1}",
         )(x)
 
@@ -68,6 +69,14 @@ def build(name, settings):
         return resnet34(settings.size, settings.runtime["numerics"])
     scalars = settings.modular["Controller"]["initial_scalars"] if name == "LHC_NetC" else None
     return lhc_net(settings.size, settings.lhc, scalars, settings.runtime["numerics"])
+
+
+def zero_values(network):
+    """Let the LHC modules add nothing: LHC-Net then starts as the backbone that it holds."""
+    for layer in network.layers:
+        if isinstance(layer, LHC):
+            for variable in (layer.value.kernel, layer.value.bias):
+                variable.assign(np.zeros(variable.shape, np.float32))
 
 
 def freeze_all_but_controllers(network):

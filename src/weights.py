@@ -252,10 +252,7 @@ def load_trained(model, settings, name, unfinished=False):
 def architecture_of(model, settings):
     """Everything in the settings that shapes `model`, for storing beside its weights."""
     shape = {"network": model.name, "target_size": settings.size}
-    if model.name != "ResNet34":
-        start = "value_initializer"  # shapes nothing
-        shape["lhc"] = {key: value for key, value in settings.lhc.items() if key != start}
-    return shape
+    return dict(shape, lhc=settings.lhc) if model.name != "ResNet34" else shape
 
 
 def ensure_imagenet(settings):

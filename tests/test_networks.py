@@ -136,6 +136,18 @@ def test_building_leaves_the_global_generators_alone():
 
 
 @pytest.mark.parametrize("numerics", ["reference", "fast"])
+def test_with_zero_values_lhc_net_is_its_backbone(numerics, settings_folder, tmp_path):
+    loaded = settings.load(settings_folder(tmp_path, Runtime={"numerics": numerics}))
+    trained, net = networks.build("ResNet34", loaded), networks.build("LHC_Net", loaded)
+    weights.transfer(trained, net)
+    images = np.random.RandomState(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    expected = trained.predict_on_batch(images)
+    assert np.abs(net.predict_on_batch(images) - expected).max() > 1e-4
+    networks.zero_values(net)
+    assert np.abs(net.predict_on_batch(images) - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("numerics", ["reference", "fast"])
 def test_only_five_scalars_are_trained(numerics, settings_folder, tmp_path):
     folder = settings_folder(tmp_path, Runtime={"numerics": numerics})
     net = networks.build("LHC_NetC", settings.load(folder))
