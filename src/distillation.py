@@ -3,8 +3,6 @@
 A student with teachers gives (B, 2, 7): its own probabilities, and the mean of its teachers'.
 """
 
-import copy
-import hashlib
 from pathlib import Path
 
 from src import backend as B
@@ -12,6 +10,7 @@ from src import networks, runs, weights
 from src.backend import keras
 from src.dataset import CLASSES
 from src.errors import UserError
+from src.files import file_digest
 from src.settings import Settings
 
 
@@ -35,7 +34,7 @@ def teachers(stage, settings):
                 f"{path}: found a net for images of {size} pixels, expected {settings.size}: "
                 "a teacher sees the same pictures"
             )
-        own = copy.deepcopy(settings.resolved())
+        own = settings.resolved()
         own["lhc"].update(architecture.get("lhc", {}))
         net = networks.build(architecture["network"], Settings(own))
         weights.assign(net, arrays, path)
@@ -53,8 +52,7 @@ def digests(recipe):
     """Return {path: SHA-256 of the file} of all teachers of a recipe, or None if it is missing."""
     paths = {path for stage in recipe["stages"] for path in teacher_files(stage)}
     return {
-        str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-        for path in sorted(paths)
+        str(path): file_digest(path, "sha256") if path.is_file() else None for path in sorted(paths)
     }
 
 

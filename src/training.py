@@ -142,8 +142,10 @@ class Keeper:
             "random": backend.random_state(),
             "feed": feed,
         }
-        with self.feed.averaged():
-            best = weights.to_arrays(self.model) if better else None
+        best = None
+        if better:
+            with self.feed.averaged():
+                best = weights.to_arrays(self.model)
         architecture = weights.architecture_of(self.model, self.settings)
 
         def write():
