@@ -19,8 +19,9 @@ run: $(VENV)/installed
 		$(RUN) $$step.py --settings $(SETTINGS) || { code=$$?; [ $$step,$$code = check_rep,1 ] || exit $$code; }; \
 	done
 
+# A file's tests share their set-up, so they stay in one process.
 test: lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

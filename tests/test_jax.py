@@ -19,11 +19,12 @@ FILES = [
 ]
 
 
-def test_on_jax():
+@pytest.mark.parametrize("name", FILES)
+def test_on_jax(name):
     pytest.importorskip("jax")
     tests = Path(__file__).parent
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *(str(tests / name) for name in FILES)],
+        [sys.executable, "-m", "pytest", "-q", str(tests / name)],
         env=dict(os.environ, KERAS_BACKEND="jax"),
         cwd=tests.parent,
         stdout=subprocess.PIPE,
