@@ -19,13 +19,25 @@ FILES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A folder for compiled steps: many tests compile the same ones."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.mark.parametrize("name", FILES)
-def test_on_jax(name):
+def test_on_jax(name, compiled):
     pytest.importorskip("jax")
     tests = Path(__file__).parent
+    environment = dict(
+        os.environ,
+        KERAS_BACKEND="jax",
+        JAX_COMPILATION_CACHE_DIR=str(compiled),
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+    )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", str(tests / name)],
-        env=dict(os.environ, KERAS_BACKEND="jax"),
+        env=environment,
         cwd=tests.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
