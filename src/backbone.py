@@ -5,6 +5,7 @@ Layer names are those of the ImageNet file, so its weights load by name.
 
 from typing import Callable, NamedTuple
 
+from src import backend as B
 from src.backend import keras
 
 layers = keras.layers
@@ -20,7 +21,7 @@ NORM = {"epsilon": 2e-5, "momentum": 0.99}
 def image_norm(x):
     """Standardise the pixels, any shape, with a trained shift and no trained scale."""
     # float32 whatever the policy: bfloat16 has 8 bits, an enlarged grey level more.
-    return layers.BatchNormalization(name="bn_data", scale=False, dtype="float32", **NORM)(x)
+    return B.batch_normalization(name="bn_data", scale=False, dtype="float32", **NORM)(x)
 
 
 def conv(x, filters, size, strides, name):
@@ -32,7 +33,7 @@ def conv(x, filters, size, strides, name):
 
 def norm_relu(x, norm_name, relu_name):
     """Batch normalisation and ReLU, any shape."""
-    x = layers.BatchNormalization(name=norm_name, **NORM)(x)
+    x = B.batch_normalization(name=norm_name, **NORM)(x)
     return layers.Activation("relu", name=relu_name)(x)
 
 

@@ -86,6 +86,27 @@ def flip(x, axis):
     return _flip(x, [axis])
 
 
+class _SyncBatchNormalization(
+    keras.layers.experimental.SyncBatchNormalization if GENERATION == 2 else object
+):
+    """Keras 2.4's for several devices, whose moving variance is that of its other one.
+
+    That one, which TensorFlow fuses, keeps the estimate for the population: n / (n - 1) times the
+    batch's own.
+    """
+
+    def call(self, inputs, training=None):
+        replicas = ops.distribute.get_strategy().num_replicas_in_sync
+        count = ops.cast(ops.size(inputs) // inputs.shape[-1] * replicas, "float32")
+        self._share = count / (count - 1)
+        return super().call(inputs, training=training)
+
+    def _assign_moving_average(self, variable, value, momentum, inputs_size):
+        if variable is self.moving_variance:
+            value = value * self._share
+        return super()._assign_moving_average(variable, value, momentum, inputs_size)
+
+
 class _AveragePooling2D(keras.layers.AveragePooling2D):
     """Keras' averages on PyTorch count pixels that only pad windows of an even size; not these."""
 
@@ -148,6 +169,23 @@ class _Dropout(keras.layers.Dropout):
 Dropout = keras.layers.Dropout if GENERATION == 3 else _Dropout
 
 
+def batch_normalization(**kwargs):
+    """Return Keras' batch normalisation, over the batches of all of a strategy's devices together.
+
+    JAX takes the statistics over the whole batch anyway.
+    """
+    layers = keras.layers
+    if NAME != "tensorflow":
+        return layers.BatchNormalization(**kwargs)
+    import tensorflow
+
+    shared = tensorflow.distribute.has_strategy()
+    if GENERATION == 3:
+        return layers.BatchNormalization(synchronized=shared, **kwargs)
+    kind = _SyncBatchNormalization if shared else layers.BatchNormalization
+    return kind(**kwargs)
+
+
 def conv(x, kernel, padding="valid"):
     """(B, H, W, C), (h, w, C, filters) -> (B, H', W', filters), at stride 1."""
     if GENERATION == 2:
@@ -191,7 +229,8 @@ def materialise(tensors):
 
 def to_numpy(tensor):
     """Return a tensor of any backend as a NumPy array."""
-    return ops.convert_to_numpy(tensor) if GENERATION == 3 else np.asarray(tensor)
+    # A strategy's variable, which TensorFlow 2.4 has on each device, is an array once it is read.
+    return ops.convert_to_numpy(tensor) if GENERATION == 3 else np.asarray(convert(tensor))
 
 
 def predictor(model):
@@ -477,8 +516,12 @@ def _stream(batches):
     import tensorflow
 
     first = next(batches)
+    runs = [_chain(first, batches)]
+    if tensorflow.distribute.has_strategy():
+        runs.insert(0, [first])  # Keras looks at a batch, and then starts over
+    runs = iter(runs)
     dataset = tensorflow.data.Dataset.from_generator(
-        lambda: _chain(first, batches),
+        lambda: next(runs),
         output_signature=tuple(
             tensorflow.TensorSpec((None, *array.shape[1:]), array.dtype) for array in first
         ),

@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.metrics import accuracy_score, classification_report
 from tqdm import tqdm
 
-from src import backend, dataset, plots, runtime, tta
+from src import backend, dataset, devices, plots, runtime, tta
 from src.backend import keras
 from src.dataset import CLASSES
 from src.etl import SUBFOLDER, check_matches
@@ -69,7 +69,7 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True):
     # Rather than find out hours later that they can't be written.
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
-    predictor = backend.predictor(model)
+    predictor = devices.predictor(model)
     metrics = {}
 
     batch = f"batch_size {settings.evaluation['batch_size']} of Evaluation_Settings.json"
@@ -96,7 +96,7 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True):
 
         batches = image_batches(test_images, settings)
         tta_probabilities = tta.average(
-            backend.predictor(tta.with_view(model, settings.size)),
+            devices.predictor(tta.with_view(model, settings.size)),
             tta.table(tta.descriptions(settings.evaluation), settings.size),
             tta.view_weights(settings.evaluation),
             batches,
@@ -106,6 +106,8 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True):
         _print("TTA Test Perf", metrics["tta_test"]["accuracy"])
         _print("TTA Test Pred Repeated", metrics["tta_test"]["repeated"])
 
+    if not devices.is_main():
+        return metrics
     record = {
         "network": model.name,
         "training_complete": complete,

@@ -5,14 +5,13 @@ the fast numerics and is in src/fast/feed.py. Training knows both as a `Feed`.
 """
 
 import hashlib
-import math
 import random
 from typing import Callable, NamedTuple, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from src import backend, dataset, descent, distillation, mixing
+from src import backend, dataset, descent, devices, distillation, mixing
 from src.backend import keras
 from src.etl import SUBFOLDER, check_matches
 from src.fast import feed as fast_feed
@@ -129,10 +128,13 @@ class HostFeed:
 
     def fit(self, title):
         ahead = self.settings.runtime["prefetch_batches"]
-        batches = epoch_batches(self.batches, title)
+        order = epoch_order(self.batches)
+        batches = epoch_batches(self.batches, order, title)
         if mixing.is_asked(self.stage):
             batches = self._mixed(batches)
-        return backend.fit_epoch(self.trained, prefetch(batches, ahead), len(self.batches))
+        size = self.stage["batch_size"]
+        sizes = [min(size, len(self.images) - index * size) for index in order]
+        return devices.fit_batches(self.trained, prefetch(batches, ahead), sizes)
 
     def _mixed(self, batches):
         for x, one_hot in batches:
@@ -173,10 +175,15 @@ class HostFeed:
             self.random.bit_generator.state = values["random"]
 
 
-def epoch_batches(batches, title):
-    """Yield all batches in the order in which Keras 2.4's `fit` takes them from a Sequence."""
+def epoch_order(batches):
+    """Draw the order in which Keras 2.4's `fit` takes the batches of a Sequence for an epoch."""
     order = list(range(len(batches)))
     random.shuffle(order)
+    return order
+
+
+def epoch_batches(batches, order, title):
+    """Yield the batches in that order, with a progress bar."""
     for index in tqdm(order, desc=title, unit="batch", leave=False):
         yield batches[index]
 
@@ -224,8 +231,9 @@ def validation_batches(validation, size):
 
 def validate(model, validation, settings):
     """Return {"val_loss", "val_categorical_accuracy"} of a compiled model; see load_validation."""
-    steps = math.ceil(len(validation[0]) / VALIDATION_BATCH)
+    length = len(validation[0])
+    sizes = [min(VALIDATION_BATCH, length - i) for i in range(0, length, VALIDATION_BATCH)]
     batches = validation_batches(validation, settings.size)
     batches = prefetch(batches, settings.runtime["prefetch_batches"])
-    logs = backend.evaluate(model, batches, steps)
+    logs = devices.evaluate_batches(model, batches, sizes)
     return {f"val_{key}": logs[key] for key in ("loss", "categorical_accuracy")}

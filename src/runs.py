@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from src import strict_json
+from src import devices, strict_json
 from src.errors import UserError, shown
 from src.files import lock, remove_left, replace
 
@@ -75,9 +75,14 @@ def training(settings, name, record, restart=False):
     numbers, and a run that was begun under other ones does not go on.
     Raises UserError where another process trains it, for changed conditions, for a folder with
     files that are not a run's, and for a damaged state.
+    Of several processes that train it together, one writes; the others have a Follower.
     """
     final = settings.path("models_folder") / name
     folder = _beside(final, "unfinished")
+    if not devices.is_main():
+        devices.together()  # the state is then the one to start from
+        yield Follower(folder)
+        return
     final.parent.mkdir(parents=True, exist_ok=True)
     held = lock(_beside(final, "lock"), f"{name} is being trained in {final.parent}")
     with held, ThreadPoolExecutor(1) as writer:
@@ -91,6 +96,7 @@ def training(settings, name, record, restart=False):
             (folder / STATE).unlink(missing_ok=True)  # first: it cannot do without the others
             shutil.rmtree(folder)
         run = Run(folder, record, writer)
+        devices.together()
         yield run
         run.wait()
         run.write_record(complete=True)
@@ -103,6 +109,8 @@ class Run:
 
     The state is (values, arrays): a JSON object and {name: array}, as given to `keep`.
     """
+
+    writes = True
 
     def __init__(self, folder, record, writer):
         self.folder, self.record, self._writer = folder, record, writer
@@ -142,6 +150,19 @@ class Run:
         text = np.frombuffer(json.dumps(values).encode(), np.uint8)
         with replace(self.folder / STATE) as part, open(part, "wb") as file:
             np.savez(file, values=text, **arrays)
+
+
+class Follower:
+    """The same run in a process that trains with the one that writes: `folder` and `state`."""
+
+    writes = False
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.state = _read_state(folder / STATE) if (folder / STATE).exists() else None
+
+    def later(self, write):
+        """Leave it to the other process."""
 
 
 def _is_complete(folder):

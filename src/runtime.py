@@ -8,7 +8,7 @@ import PIL
 import scipy
 import simplejpeg
 
-from src import backend
+from src import backend, devices
 
 
 def prepare(settings):
@@ -19,6 +19,7 @@ def prepare(settings):
     if runtime["threads"]:
         backend.set_threads(runtime["threads"])
     backend.set_precision(runtime["precision"])
+    devices.use(runtime)
 
 
 def versions():

@@ -21,7 +21,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from src import backend, descent, distillation, feeds, plots, runs, weights
+from src import backend, descent, devices, distillation, feeds, plots, runs, weights
 from src.errors import UserError, is_out_of_memory
 from src.files import replace
 from src.runtime import versions
@@ -63,9 +63,11 @@ def train(model, settings, name, restart=False):
     missing, when the loss is no longer a number, and as `runs.training` does.
     """
     recipe = settings.recipe(name)
+    for number, stage in enumerate(recipe["stages"], start=1):
+        devices.check_stage(stage, f"stage {number} of {name}")
     opened = feeds.opener(settings)
     record = _record(model, settings, recipe, opened)
-    with runs.training(settings, name, record, restart) as run:
+    with devices.joined(), runs.training(settings, name, record, restart) as run:
         values, arrays = run.state or ({"stage": 0, "rows": []}, {})
         if run.state:
             with runs.intact(run.folder / runs.STATE):
@@ -153,6 +155,7 @@ class Keeper:
             if better:
                 weights.write(best, self.run.folder / runs.WEIGHTS, architecture)
 
+        # All processes read, since reading a variable may take all of them.
         self.run.later(write)
 
     def restore(self):
@@ -179,7 +182,8 @@ class Keeper:
             backend.set_layer_state(self.model, judged)
             backend.set_random_state(values["random"])
         if best:
-            weights.save(self.model, path, architecture)
+            found = weights.to_arrays(self.model)
+            self.run.later(lambda: weights.write(found, path, architecture))
         else:
             weights.load(self.model, path, architecture)
         best_weights = self.model.get_weights()
@@ -192,6 +196,8 @@ class Keeper:
 
         If they can't be written, training goes on.
         """
+        if not self.run.writes:
+            return
         writers = [(runs.HISTORY, write_history)]
         if time.monotonic() - self.drawn >= at_most_every:
             self.drawn = time.monotonic()

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from src import backend as B
+from src import devices
 from src.backend import keras
 from src.prefetch import one_ahead
 
@@ -157,7 +158,7 @@ def with_view(net, size):
 def average(predict, views, weights, batches, count):
     """Return the weighted mean of the probabilities over all views, float32 (N, classes).
 
-    predict: [grey, rows] -> probabilities, from `backend.predictor(with_view(net, size))`. views:
+    predict: [grey, rows] -> probabilities, from `devices.predictor(with_view(net, size))`. views:
     rows of `table`; weights: one number each. batches: yields grey images float32 (B, S, S),
     0...255, `count` in all. Only one batch is in memory at a time.
     """
@@ -165,8 +166,8 @@ def average(predict, views, weights, batches, count):
     means = []
     with tqdm(total=count * len(views), desc="TTA", unit="view") as progress:
         for grey in batches:
-            tensor = B.convert(grey)  # to the device once, not once a view
-            rows = (B.convert(np.tile(view, (len(grey), 1))) for view in views)
+            tensor = devices.place(grey)  # to the device once, not once a view
+            rows = (devices.place(np.tile(view, (len(grey), 1))) for view in views)
             passes = one_ahead(predict([tensor, row]) for row in rows)
             total = np.float32(0)
             for weight, probabilities in zip(weights, passes):

@@ -769,7 +769,7 @@ def test_errors_of_the_batches_come_through_the_framework(loaded, monkeypatch):
 
     _, folder = run(seeded(), loaded, [stage()])
     before = (folder / "history.csv").read_bytes()
-    monkeypatch.setattr(feeds, "epoch_batches", lambda batches, title: map(broken, [batches], [0]))
+    monkeypatch.setattr(feeds, "epoch_batches", lambda batches, *_: map(broken, [batches], [0]))
     with pytest.raises(UserError, match="Images3.jpeg"):
         run(seeded(), loaded, [stage()])
     assert (folder / "history.csv").read_bytes() == before

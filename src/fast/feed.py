@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from src import backend as B
-from src import dataset, descent, distillation, mixing
+from src import dataset, descent, devices, distillation, mixing
 from src.backend import keras
 from src.generator import draw_parameters
 from src.pixels import bilinear_taps
@@ -73,7 +73,7 @@ class DeviceImages(keras.layers.Layer):
             low, high = B.take(x, lower, axis=axis), B.take(x, upper, axis=axis)
             x = low + (high - low) * (weight if axis == 2 else weight[:, None])
         if placements is not None:
-            x = self._move(B.floor(x), placements)
+            x = devices.per_device(self._move, [], B.floor(x), placements)
         if mixes is not None:
             x = mixing.pictures(x, mixes, B)
         return rgb(x)
@@ -139,24 +139,12 @@ class DeviceFeed:
             for start in range(0, len(rows), self.batch_size):
                 batch = slice(start, start + self.batch_size)
                 one_hot[batch] = mixing.labels(one_hot[batch], places[-1][batch])
-        history = self.trained.fit(
-            places,
-            one_hot,
-            batch_size=self.batch_size,
-            shuffle=False,
-            verbose=0,
-        )
-        return {name: values[0] for name, values in history.history.items()}
+        return devices.fit_arrays(self.trained, places, one_hot, self.batch_size)
 
     def validate(self):
         rows = np.arange(len(self.validation_labels), dtype=np.int32)
-        logs = self.validated.evaluate(
-            rows,
-            self.validation_labels,
-            batch_size=VALIDATION_BATCH,
-            verbose=0,
-            return_dict=True,
-        )
+        labels = self.validation_labels
+        logs = devices.evaluate_arrays(self.validated, [rows], labels, VALIDATION_BATCH)
         return {f"val_{name}": value for name, value in logs.items()}
 
     def averaged(self):

@@ -1,6 +1,7 @@
 """LHC with batched matrix products and, where there are some, GPU kernels."""
 
 from src import backend as B
+from src import devices
 from src.backend import keras
 from src.fast import kernels, pools
 from src.lhc import LHC
@@ -37,7 +38,7 @@ class FastLHC(LHC):
     def call(self, x):
         # A mixed policy would round weights where they are read, and lose sums of their gradients.
         with B.stored_precision():
-            return self._attend(B.cast(x, self.compute_dtype))
+            return devices.per_device(self._attend, self.variables, B.cast(x, self.compute_dtype))
 
     def _attend(self, x):
         # residual and x: (B, H, W, C); pooled: (H * W, 2, B, C)

@@ -4,7 +4,7 @@ A BatchNorm that takes its two moments in one pass reads the tensor once less fo
 backwards. Layers keep the names and variables of those they stand for.
 """
 
-from src import backbone
+from src import backbone, devices
 from src import backend as B
 from src.backbone import CONV, NORM
 from src.backend import keras
@@ -70,8 +70,8 @@ class BatchNorm(keras.layers.BatchNormalization):
         if training and self.trainable:
             axes = tuple(range(len(x.shape) - 1))
             x = B.cast(x, "float32")
-            mean = B.mean(x, axes)
-            variance = B.maximum(B.mean(x * x, axes) - mean * mean, 0.0)
+            mean, square = (devices.mean_over_devices(B.mean(part, axes)) for part in (x, x * x))
+            variance = B.maximum(square - mean * mean, 0.0)
             for moving, value in (
                 (self.moving_mean, mean),
                 (self.moving_variance, variance),
