@@ -36,6 +36,8 @@ else:  # the paper's Python 3.8 has TensorFlow 2.4.1, whose Keras lives inside i
     GENERATION = 2
     NAME = "tensorflow"
 
+JOINS_CLUSTERS = GENERATION == 2  # Keras 3 on TensorFlow trains in one process only
+
 del os.environ["KERAS_HOME"]
 os.environ.update({name: value for name, value in _hidden.items() if value is not None})
 

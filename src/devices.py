@@ -216,7 +216,7 @@ def _mean(logs):
 
 def _check_cluster(wanted):
     """Raise UserError unless TensorFlow can join the processes of a cluster."""
-    if B.GENERATION == 3:
+    if not B.JOINS_CLUSTERS:
         raise UserError(
             f"{CLUSTER}: Keras 3 trains on TensorFlow in one process only: take KERAS_BACKEND=jax, "
             "or the paper's stack"
@@ -366,8 +366,13 @@ class _TensorFlow:
     def together(self):
         import tensorflow
 
-        # In a function, or TensorFlow warns that it is slow.
-        tensorflow.function(lambda: self.strategy.run(lambda: self.mean(B.convert(0.0))))()
+        def meet():
+            return self.strategy.run(share)
+
+        def share():
+            return self.mean(B.convert(0.0))
+
+        tensorflow.function(meet, autograph=False)()  # TensorFlow warns outside of functions
 
     @contextlib.contextmanager
     def sharing(self, size):

@@ -8,7 +8,7 @@ import PIL
 import scipy
 import simplejpeg
 
-from src import backend, devices
+from src import backend, compiled, devices
 
 
 def prepare(settings):
@@ -19,6 +19,8 @@ def prepare(settings):
     if runtime["threads"]:
         backend.set_threads(runtime["threads"])
     backend.set_precision(runtime["precision"])
+    if runtime["compilation_cache"]:
+        compiled.keep_in(Path(runtime["compilation_cache"]))
     devices.use(runtime)
 
 

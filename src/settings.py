@@ -269,14 +269,18 @@ def _validate(files, folder):
 
 def _check(settings):
     """Raise UserError for impossible paths, and values that are impossible together."""
-    folder, size, data = settings.folder, settings.size, settings.data
-    for key in (*FOLDERS, "backbone_weights"):
+    folder, size = settings.folder, settings.size
+    paths = [("data", key) for key in (*FOLDERS, "backbone_weights")]
+    if settings.runtime["compilation_cache"] is not None:
+        paths.append(("runtime", "compilation_cache"))
+    for file, key in paths:
+        values = getattr(settings, file)
         try:
-            data[key] = _usable(data[key])
-            if key in FOLDERS and _holds_the_program(data[key]):
+            values[key] = _usable(values[key])
+            if key != "backbone_weights" and _holds_the_program(values[key]):
                 raise ValueError("folders that hold nothing of this program")
         except ValueError as error:
-            raise _error(folder, [FILES["data"], key], _short(data[key]), error) from None
+            raise _error(folder, [FILES[file], key], _short(values[key]), error) from None
     for name, recipe in settings.modular.items():
         for i, stage in enumerate(recipe["stages"]):
             if stage["distillation"]:

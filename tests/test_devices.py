@@ -39,15 +39,21 @@ def offered():
         pytest.skip("PyTorch runs on one device")
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A folder for what JAX compiles, which serves all jobs."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.fixture
-def folder(tmp_path, settings_folder):
+def folder(tmp_path, settings_folder, compiled):
     """A folder with settings, pictures and data for tests/devices_job.py."""
     data = {"data_folder": str(TINY)}
     settings_folder(
         tmp_path,
         Data=data,
         Evaluation={"shift": 2, "batch_size": 8},
-        Runtime={"max_epochs": 4000},
+        Runtime={"compilation_cache": str(compiled), "max_epochs": 100},
         Modular={"ResNet34": {"stages": [STAGE]}},
     )
     etl.write_images(*dataset.load(TINY, "train"), tmp_path / "images", 32)
@@ -56,17 +62,14 @@ def folder(tmp_path, settings_folder):
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """A function that starts tests/devices_job.py; what JAX compiles serves them all."""
-    compiled = {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    """A function that starts tests/devices_job.py, in a home for all of them."""
+    home = {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("home"))}
 
     def job(folder, count, numerics, *options, **environment):
         words = [str(TESTS / "devices_job.py"), str(folder), str(count), numerics, *options]
         return subprocess.Popen(
             [sys.executable, *words],
-            env={**os.environ, **compiled, "KERAS_BACKEND": backend.NAME, **environment},
+            env={**os.environ, **home, "KERAS_BACKEND": backend.NAME, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -94,7 +97,7 @@ def same(found, expected):
 
 
 @pytest.mark.parametrize("numerics", NUMERICS)
-def test_two_devices_give_the_numbers_of_one(start, folder, numerics):
+def test_two_devices_give_the_numbers_of_one(start, folder, compiled, numerics):
     found = []
     for count in (1, 2):
         found.append(result(start(folder, count, numerics, "--evaluate")))
@@ -106,6 +109,8 @@ def test_two_devices_give_the_numbers_of_one(start, folder, numerics):
         np.testing.assert_allclose(two[key], one[key], atol=1e-4)
     record = json.loads((folder / "models" / "ResNet34" / runs.RECORD).read_text())
     assert record["conditions"]["setting"]["runtime"]["devices"] == 2
+    kept = [path for path in compiled.rglob("*") if path.is_file()]
+    assert bool(kept) == (backend.NAME == "jax")
 
 
 def epochs(folder, count):
