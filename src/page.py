@@ -16,7 +16,7 @@ import pandas as pd
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from src import calibration, charts, results, runs, settings, strict_json
+from src import calibration, charts, plots, results, runs, settings, strict_json
 from src.dataset import CLASSES
 from src.errors import UserError, shown
 from src.files import replace
@@ -42,7 +42,7 @@ class Training:
     """What is known of the training that made the weights; None and reasons where it is not."""
 
     history: list = None  # rows of history.csv: {column of COLUMNS: number}
-    recipe: dict = None  # its seeds and stages
+    recipe: dict = None  # its seeds {name: number}, and its stages in words
     settings: dict = None  # all of them
     versions: dict = None
     missing: list = dataclasses.field(default_factory=list)  # what could not be read, in words
@@ -58,7 +58,7 @@ def training_of(own, name, complete=True):
     found = Training()
     try:
         folder = find(own, name)
-    except UserError:
+    except (UserError, OSError):
         found.missing.append(f"There is no training {name} in the models folder.")
         return found
     try:
@@ -73,7 +73,9 @@ def training_of(own, name, complete=True):
         with results.readable(folder / runs.RECORD):
             record = strict_json.read(folder / runs.RECORD)
             then = settings.Settings(record["settings"])
-            found.recipe, found.versions = then.recipe(name), dict(record["versions"])
+            recipe, found.versions = then.recipe(name), dict(record["versions"])
+            stages = [results.stage_words(stage) for stage in recipe["stages"]]
+            found.recipe = {"seeds": dict(recipe["seeds"]), "stages": stages}
             found.settings = then.resolved()
     except UserError as error:
         found.missing.append(f"{error}.")
@@ -306,7 +308,7 @@ def _curves(training):
     if not history:
         return [element("p", "Learning curves are left out."), *missing]
     drawn = []
-    for key, words in charts.plots.QUANTITIES.items():
+    for key, words in plots.QUANTITIES.items():
         first, last = history[0], history[-1]
         label = (
             f"{words.capitalize()} over {len(history)} epochs: of training from {first[key]:.3g} "
@@ -324,7 +326,7 @@ def _curves(training):
     return [
         element(
             "p",
-            "The weights are those of the best epoch of the last stage: the one of the highest "
+            "The weights are those of the last stage's best epoch: the one of the highest "
             "validation accuracy. Losses are drawn on a logarithmic axis.",
         ),
         element("div", drawn, class_="charts"),
@@ -338,9 +340,11 @@ def _recipe(recipe):
     if not recipe:
         return []
     seeds = ", ".join(f"{name} {seed}" for name, seed in recipe["seeds"].items())
-    words = [results.stage_words(stage) for stage in recipe["stages"]]
-    stages = [element("li", f"Stage {number}: {text}.") for number, text in enumerate(words, 1)]
-    return [element("p", f"Seeds: {seeds}. What the stages ask for:"), element("ul", stages)]
+    stages = [f"Stage {number}: {words}." for number, words in enumerate(recipe["stages"], start=1)]
+    return [
+        element("p", f"Seeds: {seeds}. What the stages ask for:"),
+        element("ul", [element("li", stage) for stage in stages]),
+    ]
 
 
 def _calibration(bins):
@@ -448,7 +452,7 @@ def _conditions(record, training):
     versions = [("what", "this evaluation", "the training")]
     for key in {**record["versions"], **then}:
         both = (of.get(key) or NOTHING for of in (record["versions"], then))
-        texts = (", ".join(value) if isinstance(value, list) else value for value in both)
+        texts = (", ".join(map(str, v)) if isinstance(v, list) else v for v in both)
         versions.append((key, *map(_long, texts)))
     return [
         element("p", f"Data: {record['data']}. The training: {complete}."),

@@ -352,6 +352,14 @@ def test_a_history_that_is_not_as_it_should_be(written, world, tmp_path, history
     assert not reason or reason in reader.text
 
 
+def test_versions_may_be_anything(written, world):
+    training = page.training_of(world, "ResNet34")
+    training.versions = {"python": {"a": 1}, "gpus": [1, None], "new": 3, "old": None}
+    rows = Reader(written(training)).rows("Versions and machine")[1:]
+    assert [row[2] for row in rows] == ["{'a': 1}", "1, None", "3", page.NOTHING]
+    assert rows[1][:2] == ["gpus", "a card, another"]
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"settings": {}}', '{"settings": 1}'])
 def test_a_record_that_is_not_as_it_should_be(written, world, tmp_path, content):
     own = settings.Settings(world.resolved())
