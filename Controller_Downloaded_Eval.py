@@ -4,7 +4,8 @@
 
 Comes after Download_Models.py. Prints the accuracies with 17 decimals and writes
 Results/Controller_Downloaded/: metrics.json, predictions.npz (probabilities in the data's order),
-confusion_matrix.png of the test split with TTA, and report.txt (figures of each class).
+confusion_matrix.png of the test split with TTA, report.txt (figures of each class), and report.html
+(all of it as a page, with curves, calibration and mistakes; open it in any browser).
 Time: 3 hours on 2 CPU cores, nearly all for the 60 passes of TTA; a GPU needs minutes. Memory:
 1.5 GB. To try it sooner, set max_val_images and max_test_images in Runtime_Settings.json.
 

@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.metrics import accuracy_score, classification_report
 from tqdm import tqdm
 
-from src import backend, dataset, devices, plots, runtime, tta
+from src import backend, dataset, devices, page, plots, runtime, tta
 from src.backend import keras
 from src.dataset import CLASSES
 from src.etl import SUBFOLDER, check_matches
@@ -57,7 +57,7 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True):
 
     Files: metrics.json; predictions.npz, whose arrays val_probabilities, test_probabilities and
     tta_test_probabilities have one row an image in the data's order; confusion_matrix.png, of the
-    test split with augmentation averaging; report.txt, per class.
+    test split with augmentation averaging; report.txt, per class; report.html, the page of it all.
     """
     files, train_labels = _train_files(settings) if train else ([], [])
     val_images, val_labels = _load(settings, "val")
@@ -69,6 +69,7 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True):
     # Rather than find out hours later that they can't be written.
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
+    training = page.training_of(settings, name, complete)  # before another one takes its place
     predictor = devices.predictor(model)
     metrics = {}
 
@@ -147,6 +148,10 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True):
                 CLASSES,
                 f"{name}: {len(test_labels)} test images, with TTA {percent:.2f} % right",
             )
+        written = folder / "report.html"
+        with plots.warning(written):
+            tested = {"test": test_probabilities, "tta_test": tta_probabilities}
+            page.write(written, name, record, training, test_images, test_labels, tested)
     print(f"data: {told}", file=sys.stderr)  # the lines on stdout are the original's
     print(f"Pictures and reports: {folder}", flush=True)
     return metrics

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from src.files import replace
 
-TRAINING, VALIDATION, GREY = "#1f77b4", "#d95f02", "#808080"
+TRAINING, VALIDATION, GREY = "#1f77b4", "#d95f02", "#707070"
+QUANTITIES = {"loss": "cross-entropy", "categorical_accuracy": "accuracy"}  # of history.csv
+DOTTED = 30  # more epochs than these have no markers: they would hide the lines
 
 
 @contextlib.contextmanager
@@ -59,44 +61,66 @@ def confusion_matrix(path, labels, predictions, classes, title):
 
 @style.context("default")
 def history(path, rows):
-    """Draw loss and accuracy of training and validation over the epochs of all stages.
+    """Draw loss, on a log axis, and accuracy of training and validation over all stages' epochs.
 
     rows: history.csv as dicts with stage, epoch, loss, categorical_accuracy, val_loss and
     val_categorical_accuracy. Stages are parted by lines; each one's best epoch is ringed.
     """
-    rows = [{key: float(value) for key, value in row.items()} for row in rows]
+    figure = Figure(figsize=(10, 4.4))
+    for axes, key in zip(figure.subplots(1, 2), QUANTITIES):
+        draw_history(axes, rows, key)
+    _save(figure, path)
+
+
+def draw_history(axes, rows, key):
+    """Draw one of QUANTITIES, of training and validation, over the epochs `rows` of `history`."""
+    rows = [{name: float(value) for name, value in row.items()} for row in rows]
     epochs = np.arange(1, len(rows) + 1)
     stages = np.array([row["stage"] for row in rows])
     starts = [0] + [i for i in range(1, len(rows)) if stages[i] != stages[i - 1]]
+    dot = "." if len(rows) <= DOTTED else ""
+    for prefix, name, colour, line in (
+        ("", "training", TRAINING, "-"),
+        ("val_", "validation", VALIDATION, "--"),
+    ):
+        values = [row[prefix + key] for row in rows]
+        axes.plot(epochs, values, marker=dot, linestyle=line, color=colour, label=name)
+    if key == "loss":
+        log_scale(axes)  # of a net from random weights, the first epochs' are a hundred times more
+    for start, end in zip(starts, starts[1:] + [len(rows)]):
+        # The first of equals, as early stopping chooses.
+        best = start + int(np.argmax([r["val_categorical_accuracy"] for r in rows[start:end]]))
+        ring = {"marker": "o", "markersize": 10, "fillstyle": "none", "linestyle": "none"}
+        once = "best of its stage" if start == 0 else None
+        axes.plot(epochs[best], rows[best]["val_" + key], color=VALIDATION, label=once, **ring)
+        if start:
+            axes.axvline(start + 0.5, color=GREY, linestyle=":")
+        if len(starts) > 1:
+            name = f"stage {stages[start]:g}"
+            at = {"xycoords": ("data", "axes fraction"), "color": GREY, "ha": "center"}
+            axes.annotate(name, ((start + end + 1) / 2, 1.01), annotation_clip=False, **at)
+    axes.set_xlim(0.5, len(rows) + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(QUANTITIES[key])
+    axes.grid(alpha=0.3)
+    axes.legend()
 
-    figure = Figure(figsize=(10, 4.4))
-    quantities = (("loss", "cross-entropy"), ("categorical_accuracy", "accuracy"))
-    for axes, (key, label) in zip(figure.subplots(1, 2), quantities):
-        for prefix, name, colour in (
-            ("", "training", TRAINING),
-            ("val_", "validation", VALIDATION),
-        ):
-            values = [row[prefix + key] for row in rows]
-            axes.plot(epochs, values, ".-", color=colour, label=name)
-        for start, end in zip(starts, starts[1:] + [len(rows)]):
-            # The first of equals, as early stopping chooses.
-            best = start + int(np.argmax([r["val_categorical_accuracy"] for r in rows[start:end]]))
-            ring = {"marker": "o", "markersize": 10, "fillstyle": "none", "linestyle": "none"}
-            once = "best of its stage" if start == 0 else None
-            axes.plot(epochs[best], rows[best]["val_" + key], color=VALIDATION, label=once, **ring)
-            if start:
-                axes.axvline(start + 0.5, color=GREY, linestyle=":")
-            if len(starts) > 1:
-                name = f"stage {stages[start]:g}"
-                at = {"xycoords": ("data", "axes fraction"), "color": GREY, "ha": "center"}
-                axes.annotate(name, ((start + end + 1) / 2, 1.01), annotation_clip=False, **at)
-        axes.set_xlim(0.5, len(rows) + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    _save(figure, path)
+
+def log_scale(axes):
+    """Make the y axis logarithmic, with plain numbers beside it, if what was drawn allows it."""
+    values = np.concatenate([line.get_ydata() for line in axes.lines]).astype(float)
+    values = values[np.isfinite(values) & (values > 0)]
+    if not len(values):
+        return
+    axes.set_yscale("log")
+    decades = np.log10(values.max() / values.min())
+    if decades < 1:
+        axes.yaxis.set_major_locator(MaxNLocator(12, steps=[1, 2, 5, 10]))
+    else:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 @style.context("default")
@@ -127,10 +151,7 @@ def curves(path, groups):
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         axes.legend()
-    loss.set_yscale("log")
-    loss.yaxis.set_major_locator(MaxNLocator(12, steps=[1, 2, 5, 10]))
-    loss.yaxis.set_major_formatter("{x:.3g}")
-    loss.yaxis.set_minor_locator(NullLocator())
+    log_scale(loss)
     loss.set_ylabel("validation loss")
     # What sets seeds apart is at the end: the climb up to there would hide it.
     ends = [100 * run[-1]["val_categorical_accuracy"] for runs in groups.values() for run in runs]

@@ -29,7 +29,7 @@ from src.backend import keras
 COUNTS = {"train": [3, 2, 2, 2, 2, 2, 1], "val": [1] * 7, "test": [1] * 7}
 STAGES = {"check_rep": 1, "ResNet34": 3, "LHC": 1, "Controller": 1, "LHC_Net": 3}
 FILES = {"history.csv", "history.png", "settings.json", "weights.h5"}
-RESULTS = {"confusion_matrix.png", "metrics.json", "predictions.npz", "report.txt"}
+RESULTS = {"confusion_matrix.png", "metrics.json", "predictions.npz", "report.txt", "report.html"}
 
 
 def write_start(path):

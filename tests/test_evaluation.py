@@ -76,8 +76,8 @@ def test_prints_the_originals_lines(ran):
 
 
 def test_writes_all_files_whole(ran):
-    names = ["confusion_matrix.png", "metrics.json", "predictions.npz", "report.txt"]
-    assert sorted(path.name for path in ran[1].iterdir()) == names
+    names = {"confusion_matrix.png", "metrics.json", "predictions.npz", "report.html", "report.txt"}
+    assert {path.name for path in ran[1].iterdir()} == names
     report = (ran[1] / "report.txt").read_text()
     assert report.count("precision") == 2 and "Surprise" in report
 
@@ -197,14 +197,24 @@ def test_too_little_memory_names_the_setting(world, capsys, monkeypatch):
     assert "batch_size 8 of Evaluation_Settings.json at target_size 32 needs more mem" in stderr
 
 
-def test_a_picture_that_cannot_be_drawn_is_a_warning(world, capsys, monkeypatch):
+def test_a_picture_or_page_that_cannot_be_drawn_is_a_warning(world, capsys, monkeypatch):
     def draw(*args):
         raise RuntimeError("no font")
 
     monkeypatch.setattr(evaluation.plots, "confusion_matrix", draw)
+    monkeypatch.setattr(evaluation.page, "write", draw)
     code, stdout, stderr = evaluated(world, capsys)
     assert code == 0 and stdout.splitlines()[-1].startswith("Pictures and reports: ")
-    assert "warning: " in stderr and "confusion_matrix.png: could not be written: no font" in stderr
+    for name in ("confusion_matrix.png", "report.html"):
+        assert re.search(f"warning: .*{name}: could not be written: no font", stderr)
+
+
+def test_the_page_tells_what_the_metrics_tell(ran):
+    metrics, page = read(ran[1])[0], (ran[1] / "report.html").read_text(encoding="utf-8")
+    for split in ("train", "val", "test", "tta_test"):
+        assert f"{100 * metrics[split]['accuracy']:.2f}</td>" in page
+    assert "a part of the images, as Runtime_Settings.json says" in page
+    assert "history.csv is missing" in page
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no files")

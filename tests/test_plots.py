@@ -69,6 +69,7 @@ def test_history(tmp_path, figures):
     plots.history(tmp_path / "history.png", [{k: str(v) for k, v in row.items()} for row in ROWS])
     check_picture(tmp_path / "history.png")
     loss, accuracy = figures[0].axes
+    assert (loss.get_yscale(), accuracy.get_yscale()) == ("log", "linear")
     assert list(loss.lines[0].get_ydata()) == [row["loss"] for row in ROWS]
     assert list(accuracy.lines[1].get_ydata()) == [row["val_categorical_accuracy"] for row in ROWS]
     assert [text.get_text() for text in loss.texts] == ["stage 1", "stage 2"]
@@ -87,6 +88,28 @@ def test_history_with_a_loss_that_is_no_number(tmp_path):
         tmp_path / "history.png", ROWS[:2] + [dict(ROWS[2], loss=np.nan, val_loss=np.nan)]
     )
     check_picture(tmp_path / "history.png")
+
+
+def test_losses_far_apart_have_plain_numbers_beside_them(tmp_path, figures):
+    plots.history(tmp_path / "history.png", [dict(ROWS[0], val_loss=75.0), ROWS[1]])
+    axes = figures[0].axes[0]
+    low, high = axes.get_ylim()
+    values = [value for value in axes.get_yticks() if low <= value <= high]
+    formatter = axes.yaxis.get_major_formatter()
+    assert [formatter(value) for value in values] == ["1", "2", "5", "10", "20", "50"]
+
+
+def test_losses_of_zero_stay_on_a_linear_axis(tmp_path, figures):
+    plots.history(tmp_path / "history.png", [dict(ROWS[0], loss=0, val_loss=0)])
+    check_picture(tmp_path / "history.png")
+    assert figures[0].axes[0].get_yscale() == "linear"
+
+
+def test_many_epochs_are_lines_without_markers(tmp_path, figures):
+    for count in (plots.DOTTED, plots.DOTTED + 1):
+        plots.history(tmp_path / "history.png", [dict(ROWS[0], epoch=e) for e in range(count)])
+    markers = [{line.get_marker() for line in f.axes[0].lines[:2]} for f in figures]
+    assert markers == [{"."}, {""}]
 
 
 def test_sample_sheet(tmp_path, figures):
