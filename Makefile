@@ -19,9 +19,10 @@ run: $(VENV)/installed
 		$(RUN) $$step.py --settings $(SETTINGS) || { code=$$?; [ $$step,$$code = check_rep,1 ] || exit $$code; }; \
 	done
 
-# A file's tests share their set-up, so they stay in one process.
+# A process that has run its half takes tests from the other: a file's tests, which share their
+# set-up, mostly stay together.
 test: lint
-	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .
