@@ -20,14 +20,17 @@ Expected result:
 
 import sys
 
-from src import evaluation, networks, runtime
-from src.checkpoints import load_checkpoint
 from src.cli import command, settings_from
 
 
 @command
 def main(argv=None):
     settings = settings_from(argv, __doc__)
+
+    # TensorFlow starts here, in seconds.
+    from src import evaluation, networks, runtime
+    from src.checkpoints import load_checkpoint
+
     runtime.prepare(settings)
     network = networks.build("LHC_NetC", settings)
     folder = settings.path("downloaded_models_folder")

@@ -13,13 +13,16 @@ Expected result: one line an epoch; about 0.72 validation accuracy on FER2013.
 
 import sys
 
-from src import backend, networks, runtime, training, weights
 from src.cli import RESTART, SEED, command, parse
 
 
 @command
 def main(argv=None):
     args = parse(argv, __doc__, {**RESTART, **SEED})
+
+    # TensorFlow starts here, in seconds.
+    from src import backend, networks, runtime, training, weights
+
     settings = args.settings
     runtime.prepare(settings)
     backend.set_seeds(**settings.recipe("LHC_Net")["seeds"])

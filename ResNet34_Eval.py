@@ -23,13 +23,16 @@ Expected result:
 
 import sys
 
-from src import evaluation, networks, runtime, weights
 from src.cli import SEED, UNFINISHED, command, parse
 
 
 @command
 def main(argv=None):
     args = parse(argv, __doc__, {**UNFINISHED, **SEED})
+
+    # TensorFlow starts here, in seconds.
+    from src import evaluation, networks, runtime, weights
+
     settings = args.settings
     runtime.prepare(settings)
     network = networks.build("ResNet34", settings)

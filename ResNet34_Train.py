@@ -15,13 +15,16 @@ Quickstart.
 
 import sys
 
-from src import backend, networks, runtime, training, weights
 from src.cli import RESTART, SEED, command, parse
 
 
 @command
 def main(argv=None):
     args = parse(argv, __doc__, {**RESTART, **SEED})
+
+    # TensorFlow starts here, in seconds.
+    from src import backend, networks, runtime, training, weights
+
     settings = args.settings
     runtime.prepare(settings)
     backend.set_seeds(**settings.recipe("ResNet34")["seeds"])

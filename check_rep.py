@@ -20,7 +20,6 @@ weights, where they are not there yet.
 
 import sys
 
-from src import replicability, runtime
 from src.cli import command, parse
 from src.errors import UserError
 
@@ -39,6 +38,10 @@ def main(argv=None):
     args = parse(argv, __doc__, {"--repeat": REPEAT})
     if args.repeat < 1:
         raise UserError(f"--repeat: found {args.repeat}, allowed: whole numbers from 1")
+
+    # TensorFlow starts here, in seconds.
+    from src import replicability, runtime
+
     runtime.prepare(args.settings)
     values = [replicability.measure(args.settings) for _ in range(args.repeat)]
     return replicability.report(values, args.settings)

@@ -11,6 +11,18 @@ from src.errors import UserError, is_out_of_memory
 from src.interrupts import MESSAGE
 from src.settings import load
 
+LARGEST_SEED = 4000000000  # as settings_schema.json has it
+
+
+def _seed(text):
+    """Return a seed, for argparse; the settings' largest one is the limit."""
+    if not text.isdecimal() or int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(
+            f"found {text}, expected a whole number from 0 to {LARGEST_SEED}"
+        )
+    return int(text)
+
+
 RESTART = {
     "--restart": {"action": "store_true", "help": "begin anew, where a training was stopped before"}
 }
@@ -19,8 +31,7 @@ UNFINISHED = {
 }
 SEED = {
     "--seed": {
-        "type": int,
-        "choices": range(4000000001),
+        "type": _seed,
         "metavar": "K",
         "help": "another run of the same recipe: all its seeds are K, its folder is seedK/",
     }

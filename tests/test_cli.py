@@ -1,7 +1,13 @@
+import resource
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
 import pytest
 
 from src import interrupts
-from src.cli import command, parse, settings_from
+from src.cli import SEED, command, parse, settings_from
 from src.errors import UserError
 
 
@@ -101,3 +107,42 @@ def test_a_fault_may_have_a_code_of_its_own(capsys):
 
     assert main() == 4
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+ROOT = Path(__file__).resolve().parent.parent
+HELP = """
+import runpy, sys
+sys.argv = [sys.argv[1], "--help"]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    assert end.code == 0
+    print("frameworks:", sorted({"keras", "tensorflow", "jax", "torch"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.py")))
+def test_help_starts_no_framework(script):
+    done = subprocess.run(
+        [sys.executable, "-c", HELP, script],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        preexec_fn=partial(resource.setrlimit, resource.RLIMIT_AS, (4 << 30, 4 << 30)),
+    )
+    assert done.stdout.splitlines()[-1] == "frameworks: []"
+    assert "--settings FOLDER" in done.stdout or script == "Results.py"
+
+
+@pytest.mark.parametrize("text, seed", [("0", 0), ("4000000000", 4000000000), ("5", 5)])
+def test_seeds(tmp_path, text, seed):
+    loaded = parse(["--seed", text], "doc", SEED).settings
+    assert loaded.recipe("ResNet34")["seeds"]["numpy"] == seed
+
+
+@pytest.mark.parametrize("text", ["-1", "4000000001", "1.5", "x", ""])
+def test_what_is_no_seed(capsys, text):
+    assert command(lambda argv: parse(argv, "doc", SEED))(["--seed", text]) == 2
+    err = capsys.readouterr().err
+    assert "--seed" in err and err.count("\n") == 1
