@@ -120,7 +120,7 @@ class Csv:
         return hostile(good, {".csv": some(damaged, _odd_table, _odd_table)})
 
     def commands(self, folder):
-        from src import dataset
+        from src import dataset, sources
 
         data = folder / "data"
         expected = dict.fromkeys(dataset.SPLITS, self.counts)
@@ -134,13 +134,13 @@ class Csv:
             calls.append(
                 (
                     functools.partial(
-                        dataset.import_from, source, folder / "new", expected, force=True
+                        sources.import_from, source, folder / "new", expected, force=True
                     ),
                     False,
                 )
             )
         by_force = functools.partial(
-            dataset.import_from, folder / "source", data, expected, force=True
+            sources.import_from, folder / "source", data, expected, force=True
         )
         calls.append((by_force, False))
         return calls
