@@ -15,7 +15,7 @@ from src.errors import OtherData
 
 LONGEST_LINE = 1 << 16  # characters; twice a header, so that a binary file is not read as one line
 SEPARATORS = ",;\t"
-NOTHING = string.whitespace + '",;'  # what the empty lines of spreadsheets are made of
+BLANK = string.whitespace + '",;'  # what the empty lines of spreadsheets are made of
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def lines(path):
         raise OtherData(f"{path}: could not be read: {error.strerror}") from None
     with file:
         numbered = enumerate(iter(partial(file.readline, LONGEST_LINE), ""), start=1)
-        yield ((number, line) for number, line in numbered if line.strip(NOTHING))
+        yield ((number, line) for number, line in numbered if line.strip(BLANK))
 
 
 def header(path):

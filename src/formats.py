@@ -20,6 +20,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from src import delimited
+from src.delimited import BLANK
 from src.errors import UserError
 from src.names import CLASSES, PIXELS, SIZE, USAGES, split_of
 
@@ -107,7 +108,10 @@ def read(path, limit=None):
         next(lines)
         for number, line in islice(lines, limit):
             try:
-                label, text, split = fields(found, line)
+                label, text, usage = fields(found, line)
+                if not (label.strip() or usage.strip() or text.strip(BLANK)):
+                    continue  # a row number, perhaps, and nothing beside it
+                split = None if found.usage is None else _parse_usage(usage)
                 row = _parse_pixels(text.strip(), separator)
                 pixels.setdefault(split, bytearray()).extend(row)
                 labels.setdefault(split, bytearray()).append(_parse_label(label))
@@ -125,7 +129,7 @@ def read(path, limit=None):
 
 
 def _wide_fields(found, line):
-    """Return label (text), pixels (text) and split (None) of a line of the original layout."""
+    """Return label, pixels and "", text, of a line of the original layout."""
     separator = found.separator
     if '"' in line:
         line = line.replace('"', "")
@@ -134,19 +138,19 @@ def _wide_fields(found, line):
     _check_columns(found, count, surplus)
     cells = line.split(separator, found.pixels)
     after = min(count, found.most) - found.pixels - PIXELS
-    return cells[found.label], cells[-1].rsplit(separator, after)[0], None
+    return cells[found.label], cells[-1].rsplit(separator, after)[0], ""
 
 
 def _compact_fields(found, line):
-    """Return label (text), pixels (text) and split (None without Usage) of a line of Kaggle's."""
+    """Return label, pixels and Usage ("" without it), text, of a line of Kaggle's layouts."""
     cells = line.split(found.separator)
     if '"' in line:
         if len(cells) > found.most:  # quotes hold separators; else it takes less to drop them
             line = delimited.without_quotes(line, found.separator)
         cells = line.replace('"', "").split(found.separator)
     _check_columns(found, len(cells), cells[found.most :])
-    split = None if found.usage is None else _parse_usage(cells[found.usage])
-    return cells[found.label], cells[found.pixels], split
+    usage = "" if found.usage is None else cells[found.usage]
+    return cells[found.label], cells[found.pixels], usage
 
 
 def _check_columns(found, count, surplus):

@@ -15,6 +15,7 @@ from src.dataset import csv_path, load, odd_counts, order, store
 from src.errors import OtherData, UserError
 from src.names import CLASSES, SPLITS, USAGES, split_of
 
+TABLES = (".csv", ".tsv")
 VALIDATION_SHARE, VALIDATION_SEED = 0.1, 2013
 
 
@@ -99,7 +100,7 @@ def _unpacked(folder):
     while True:
         own = [entry for entry in folder.iterdir() if folders.is_own(entry.name)]
         inner = [entry for entry in own if entry.is_dir()]
-        if len(inner) != 1 or any(entry.suffix.lower() == ".csv" for entry in own):
+        if len(inner) != 1 or any(entry.suffix.lower() in TABLES for entry in own):
             return folder
         folder = inner[0]
 
@@ -109,7 +110,7 @@ def _csvs(folder):
     the first of the others, a UserError or None."""
     whole, parts, other = [], {}, None
     for csv in sorted(folder.iterdir()):
-        if csv.suffix.lower() != ".csv" or not csv.is_file() or not folders.is_own(csv.name):
+        if csv.suffix.lower() not in TABLES or not csv.is_file() or not folders.is_own(csv.name):
             continue
         try:
             name = formats.layout(csv).name

@@ -102,6 +102,14 @@ def test_empty_columns_and_rows_at_the_end(check, separator):
     check(table(WIDE_HEADER, longer + [[""] * len(WIDE[0])], separator), wide=True)
 
 
+def test_row_numbers_of_empty_rows(check):
+    """As pandas numbers the rows of commas at the end of a file."""
+    header, rows = with_column(0, "")
+    check(table(header, [*rows, ["4", "", "", ""], ["5", " ", '""', ""]]))
+    header, rows = with_column(0, "", WIDE_HEADER, WIDE)
+    check(table(header, [*rows, ["4"] + [""] * len(WIDE_HEADER)], ";"), wide=True)
+
+
 def test_surplus_cells_that_hold_something_are_damage(tmp_path):
     path = tmp_path / "fer2013.csv"
     path.write_text(table(HEADER, [ROWS[0] + ["", "7"]]))
@@ -226,7 +234,7 @@ def test_all_splits_are_preferred_and_found_further_down(tmp_path):
     (tmp_path / "archive" / "README.txt").write_text("")
     (tmp_path / "__MACOSX").mkdir()
     write(inner / "train.csv", ["train"], HEADER[:2], usage=False)
-    write(inner / "icml_face_data.csv", SPLITS, HEADER)
+    write(inner / "icml_face_data.TSV", SPLITS, HEADER)
     import_from(tmp_path, tmp_path / "archive" / "Data", dict.fromkeys(SPLITS, [0] * 7))
     images, labels = formats.read(tmp_path / "archive" / "Data" / "data_train.csv")[None]
     np.testing.assert_array_equal(images, IMAGES[[0, 3]])
