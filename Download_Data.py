@@ -2,9 +2,15 @@
 
     python Download_Data.py                              fetch the three CSVs of the paper's authors
     python Download_Data.py --from PATH                  import your own copy instead
+    python Download_Data.py --from PATH --labels fer2013new.csv    with FERPlus' labels
     python Download_Data.py --settings Settings/Quickstart    draw the sample, no download at all
 
-PATH is Kaggle's fer2013.csv or icml_face_data.csv (unpacked), or a folder with the three CSVs.
+PATH is Kaggle's fer2013.csv or icml_face_data.csv (unpacked), as it is or as a spreadsheet has
+saved it, a folder with the three CSVs, or one with 48 x 48 pictures: train/angry/*.jpg,
+test/happy/*.png and so on. Where pictures have no validation split, a tenth of the training split
+becomes it. With FERPlus' labels, pictures without a majority for one of the seven classes are left
+out.
+
 A broken download is resumed by running the command again; files that are there and complete are
 only verified. One that reads well but holds other rows may be yours, cleaned by hand: only --force
 replaces it. Time: an import about 10 s, a download as long as 300 MB take; memory: 160 MB.
@@ -17,7 +23,6 @@ Expected result, the last four lines (class counts follow on the first three):
 """
 
 import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -31,7 +36,6 @@ from src.dataset import (
     csv_path,
     describe,
     draw,
-    import_from,
     load,
     longest_csv,
     store,
@@ -40,10 +44,10 @@ from src.dataset import (
 from src.downloads import fetch
 from src.errors import UserError
 from src.files import lock, remove_left
+from src.sources import import_from
 
 SOURCE = {"dest": "source", "metavar": "PATH", "help": "import FER2013 from this file or folder"}
-
-
+LABELS = {"metavar": "CSV", "help": "with --from: take FERPlus' labels, fer2013new.csv"}
 FORCE = {"action": "store_true", "help": "replace CSVs that read well but hold other rows"}
 
 
@@ -77,10 +81,13 @@ def download(data, folder, force):
 
 def bring(data, folder, args):
     """Download, import or draw the CSVs."""
+    if args.source is None and args.labels is not None:
+        raise UserError("--labels: expected --from PATH too, the fer2013.csv that they belong to")
     if args.source is None and data["source"] == "download":
         return download(data, folder, args.force)
     if args.source is not None:
-        written = import_from(Path(args.source), folder, data["class_counts"], args.force)
+        counts, fer2013 = data["class_counts"], data["fer2013_sha256"]
+        written = import_from(args.source, folder, counts, args.force, args.labels, fer2013)
     else:
         splits = draw(data)
         written = store(folder, splits, args.force)
@@ -91,7 +98,7 @@ def bring(data, folder, args):
 
 @command
 def main(argv=None):
-    args = parse(argv, __doc__, {"--from": SOURCE, "--force": FORCE})
+    args = parse(argv, __doc__, {"--from": SOURCE, "--labels": LABELS, "--force": FORCE})
     data, folder = args.settings.data, args.settings.path("data_folder")
     with lock(folder / "data.lock", f"{folder} is being written"):
         remove_left(folder)

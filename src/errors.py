@@ -1,4 +1,4 @@
-"""The one exception a user is meant to see, and what it may show; and what any line may raise."""
+"""The exceptions a user is meant to see, and what they may show; and what any line may raise."""
 
 
 class UserError(Exception):
@@ -6,6 +6,10 @@ class UserError(Exception):
 
     Scripts print the line without a traceback and exit with a code of their own (src/cli.py).
     """
+
+
+class OtherData(UserError):
+    """A file holds other rows than those expected, or may not be read: it is not a damaged one."""
 
 
 def is_out_of_memory(error):

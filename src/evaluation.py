@@ -15,9 +15,10 @@ import numpy as np
 from sklearn.metrics import accuracy_score, classification_report
 from tqdm import tqdm
 
-from src import backend, dataset, devices, page, plots, runtime, tta
+from src import audit, backend, dataset, devices, page, plots, runtime, tta
 from src.backend import keras
 from src.dataset import CLASSES
+from src.errors import UserError
 from src.etl import SUBFOLDER, check_matches
 from src.files import lock, remove_left, replace
 from src.generator import check_images, list_images, read_grey
@@ -55,6 +56,9 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True):
     was; only told in the metrics. Raises UserError, before anything is computed, where data are
     missing.
 
+    With "unseen_test" in the settings, one more line and two more metrics are of those test images
+    that do not stand in the training split too.
+
     Files: metrics.json; predictions.npz, whose arrays val_probabilities, test_probabilities and
     tta_test_probabilities have one row an image in the data's order; confusion_matrix.png, of the
     test split with augmentation averaging; report.txt, per class; report.html, the page of it all.
@@ -65,6 +69,7 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True):
     told = _describe(
         {"val": (val_images, val_labels), "test": (test_images, test_labels)}, settings
     )
+    unseen = _unseen(test_images, settings) if settings.evaluation["unseen_test"] else None
     folder = settings.path("results_folder") / name
     # Rather than find out hours later that they can't be written.
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,6 +111,16 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True):
         metrics["tta_test"] = _measure(test_labels, tta_probabilities)
         _print("TTA Test Perf", metrics["tta_test"]["accuracy"])
         _print("TTA Test Pred Repeated", metrics["tta_test"]["repeated"])
+
+    if unseen is not None:
+        metrics["unseen_test"] = _measure(test_labels[unseen], test_probabilities[unseen])
+        metrics["tta_unseen_test"] = _measure(test_labels[unseen], tta_probabilities[unseen])
+        print(
+            f"Unseen Test Perf:  {metrics['unseen_test']['accuracy']:.17f} (TTA "
+            f"{metrics['tta_unseen_test']['accuracy']:.17f}), {unseen.sum()} of {len(unseen)} "
+            "images, which do not stand in the training split too",
+            flush=True,
+        )
 
     if not devices.is_main():
         return metrics
@@ -224,6 +239,18 @@ def _print(label, value):
 def _load(settings, split):
     limit = settings.runtime[f"max_{split}_images"]
     return dataset.load(settings.path("data_folder"), split, limit)
+
+
+def _unseen(images, settings):
+    """Return which test images do not stand in the training split too, bool (N,)."""
+    train_images, _ = dataset.load(settings.path("data_folder"), "train")
+    unseen = ~audit.seen(images, train_images)
+    if not unseen.any():
+        raise UserError(
+            "unseen_test of Evaluation_Settings.json: expected test images that do not stand in "
+            "the training split too, found none; set it to false, or mend the data"
+        )
+    return unseen
 
 
 def _describe(splits, settings):

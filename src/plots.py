@@ -177,6 +177,22 @@ def sample_sheet(path, images, labels, classes, columns=10):
     _save(figure, path)
 
 
+@style.context("default")
+def captioned_sheet(path, images, captions, title, columns=10):
+    """Draw grey images (N, H, W), 0...255, in rows of `columns`, each over its caption."""
+    rows = max(1, -(-len(images) // columns))
+    lines = max((caption.count("\n") + 1 for caption in captions), default=1)
+    figure = Figure(figsize=(1.35 * columns, (1.2 + 0.14 * lines) * rows + 0.6))
+    for axes in figure.subplots(rows, columns, squeeze=False).flat:
+        axes.axis("off")
+    for axes, image, caption in zip(figure.axes, images, captions):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+        at = {"xycoords": "axes fraction", "ha": "center", "va": "top", "fontsize": 7.5}
+        axes.annotate(caption, (0.5, -0.04), annotation_clip=False, **at)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
 def _save(figure, path):
     """Write a PNG, whole or not at all; make its folder if need be."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,6 @@ from src.dataset import (
     csv_path,
     describe,
     draw,
-    import_from,
     load,
     odd_counts,
     one_hot,
@@ -28,6 +27,7 @@ from src.dataset import (
     write_csvs,
 )
 from src.errors import UserError
+from src.sources import import_from
 
 TINY = Path(__file__).parent / "data" / "tiny_data"
 COUNTS = {"train": [1, 1, 1, 1, 1, 1, 2], "val": [1] * 7, "test": [1] * 7}

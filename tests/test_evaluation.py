@@ -227,3 +227,44 @@ def test_results_that_cannot_be_written_are_told_before(world, tmp_path, capsys)
     with pytest.raises(OSError):
         evaluation.evaluate(world[2], loaded, "LHC", train=False)
     assert capsys.readouterr().out == ""
+
+
+def test_test_images_that_stand_in_train_can_be_left_out(world, ran, capsys, tmp_path):
+    """Two of the ten test images stand in train too: the figures without them come on top."""
+    data, folder = tmp_path / "data", tmp_path / "Settings"
+    splits = {split: dataset.load(TINY, split) for split in dataset.SPLITS}
+    images = splits["train"][0].copy()
+    images[[3, 8]] = splits["test"][0][[7, 2]]
+    dataset.store(data, {**splits, "train": (images, splits["train"][1])})
+    shutil.copytree(world[1], folder)
+    settings_of = json.loads((folder / "Data_Settings.json").read_text())
+    settings_of.update(data_folder=str(data), results_folder=str(tmp_path / "results"))
+    (folder / "Data_Settings.json").write_text(json.dumps(settings_of))
+    asked = json.dumps({"batch_size": 8, "unseen_test": True})
+    (folder / "Evaluation_Settings.json").write_text(asked)
+    loaded = settings.load(folder)
+    evaluation.evaluate(world[2], loaded, "LHC", train=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:-2] == ran[0][3:-1], "the original's lines stay as they are"
+    metrics, predictions = read(tmp_path / "results" / "LHC")
+    labels = np.delete(splits["test"][1][:10], [2, 7])
+    for name, kind in (("unseen_test", "test"), ("tta_unseen_test", "tta_test")):
+        probabilities = np.delete(predictions[f"{kind}_probabilities"], [2, 7], axis=0)
+        assert metrics[name]["accuracy"] == np.mean(probabilities.argmax(axis=1) == labels)
+        assert metrics[name]["images"] == 8 and metrics[kind]["images"] == 10
+    unseen, averaged = metrics["unseen_test"], metrics["tta_unseen_test"]
+    assert lines[-2] == (
+        f"Unseen Test Perf:  {unseen['accuracy']:.17f} (TTA {averaged['accuracy']:.17f}), "
+        "8 of 10 images, which do not stand in the training split too"
+    )
+    both = np.concatenate([images, splits["test"][0]])
+    dataset.store(data, {"train": (both, np.zeros(len(both), np.uint8))}, force=True)
+    with pytest.raises(UserError, match="unseen_test of Evaluation_Settings.json: .*found none"):
+        evaluation.evaluate(world[2], loaded, "LHC", train=False)
+    assert capsys.readouterr().out == "", "nothing was computed"
+
+
+def test_nothing_is_left_out_unless_asked(ran):
+    metrics, _ = read(ran[1])
+    assert not [name for name in metrics if "unseen" in name]
+    assert not [line for line in ran[0] if "Unseen" in line]

@@ -14,7 +14,7 @@ if not hasattr(os, "mkfifo"):
     pytest.skip("needs a system with pipes in folders", allow_module_level=True)
 
 INPUTS = {"settings": 100, "csv": 40, "note": 40, "hdf5": 8, "checkpoint": 100, "jpeg": 50}
-INPUTS["state"] = 12
+INPUTS.update({"pictures": 40, "state": 12})
 
 
 @pytest.mark.parametrize("name", READERS)

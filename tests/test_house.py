@@ -85,7 +85,9 @@ def test_only_the_backend_knows_what_it_runs_on(name):
     assert not names & {"GENERATION", "version_info"}
 
 
-@pytest.mark.parametrize("name", ["dataset", "downloads", "checkpoints", "etl", "plots", "sample"])
+@pytest.mark.parametrize(
+    "name", ["audit", "checkpoints", "dataset", "downloads", "etl", "plots", "sample", "sources"]
+)
 def test_data_and_downloads_need_no_keras(name):
     """What Download_Data.py, Download_Models.py and ETL.py use starts in a second."""
     reached, waiting = set(), {f"src.{name}"}

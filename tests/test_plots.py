@@ -171,3 +171,14 @@ def test_global_random_generators_are_untouched(tmp_path):
     plots.sample_sheet(tmp_path / "c.png", np.zeros((1, 48, 48)), [0], CLASSES)
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)
     assert random.getstate() == python_before
+
+
+def test_sheet_with_captions(tmp_path, figures):
+    images = np.arange(3 * 48 * 48).reshape(3, 48, 48) % 256
+    plots.captioned_sheet(tmp_path / "sheet.png", images, ["a", "b\nc", "d"], "title", columns=2)
+    check_picture(tmp_path / "sheet.png")
+    cells = figures[0].axes
+    assert len(cells) == 4 and not cells[3].images
+    for axes, image, caption in zip(cells, images, ["a", "b\nc", "d"]):
+        np.testing.assert_array_equal(axes.images[0].get_array(), image)
+        assert [text.get_text() for text in axes.texts] == [caption]

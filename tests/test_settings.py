@@ -118,6 +118,7 @@ BAD = [  # file, content, words that the line must hold
     ("Evaluation", {"identity_weight": 1.5}, ["identity_weight: found 1.5", "whole"]),
     ("Evaluation", {"rotation": 3.2}, ["rotation: found 3.2", "0 to pi"]),
     ("Evaluation", {"shift": 113}, ["shift: found 113", "0 to 112"]),
+    ("Evaluation", {"unseen_test": 1}, ["unseen_test: found 1", "true or false"]),
     ("Evaluation", {"crop": 0}, ["crop: found 0", "0.1 to 1"]),
     ("Runtime", {"numerics": "quick"}, ['numerics: found "quick"', '"fast"']),
     ("Runtime", {"precision": "float64"}, ['precision: found "float64"', '"bfloat16"']),

@@ -88,7 +88,7 @@ class Settings:
 
 
 class Csv:
-    """src.dataset: CSVs of both layouts, loaded, verified and imported."""
+    """src.dataset, src.sources: CSVs of all layouts, loaded, verified, imported, with labels."""
 
     limit_s = 10
 
@@ -113,14 +113,23 @@ class Csv:
             b"%s,%s,%s\n" % (label, pixels.replace(b";", b" "), usage.encode())
             for (label, _, pixels), usage in zip(rows, dataset.USAGES.values())
         )
-        return {**result, "source/fer2013.csv": ("file", kaggle)}
+        votes = b"Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,"
+        votes += b"contempt,unknown,NF\n" + b"".join(
+            b"%s,fer%d.png,1,7,0,0,1,0,0,0,1,0\n" % (usage.encode(), row)
+            for row, usage in enumerate(dataset.USAGES.values())
+        )
+        return {
+            **result,
+            "source/fer2013.csv": ("file", kaggle),
+            "labels/fer2013new.csv": ("file", votes),
+        }
 
     @staticmethod
     def inputs(good):
         return hostile(good, {".csv": some(damaged, _odd_table, _odd_table)})
 
     def commands(self, folder):
-        from src import dataset
+        from src import dataset, sources
 
         data = folder / "data"
         expected = dict.fromkeys(dataset.SPLITS, self.counts)
@@ -134,16 +143,61 @@ class Csv:
             calls.append(
                 (
                     functools.partial(
-                        dataset.import_from, source, folder / "new", expected, force=True
+                        sources.import_from, source, folder / "new", expected, force=True
                     ),
                     False,
                 )
             )
         by_force = functools.partial(
-            dataset.import_from, folder / "source", data, expected, force=True
+            sources.import_from, folder / "source", data, expected, force=True
         )
         calls.append((by_force, False))
+        with_labels = functools.partial(
+            by_force, labels=folder / "labels" / "fer2013new.csv", fer2013=None
+        )
+        calls.append((with_labels, False))
         return calls
+
+
+class Pictures:
+    """src.sources: folders of pictures, imported."""
+
+    limit_s = 10
+
+    def __init__(self, room):
+        pass
+
+    def good(self):
+        from PIL import Image
+
+        result = {}
+        for number, split in enumerate(["train", "train", "test"]):
+            for kind, end in (("JPEG", "jpg"), ("PNG", "png"), ("BMP", "bmp")):
+                file = io.BytesIO()
+                Image.new("L", (48, 48), number).save(file, kind)
+                name = f"archive/{split}/{('happy', 'sad')[number % 2]}/{number}.{end}"
+                result[name] = ("file", file.getvalue())
+        return result
+
+    @staticmethod
+    def inputs(good):
+        jpegs = {".jpg": some(damaged, _odd_jpeg, _other_picture)}
+        odd = hostile(good, {**jpegs, ".png": damaged, ".bmp": damaged})
+        places = st.sampled_from(["train/0", "test/happy", "train", "x", "train/contempt", "."])
+        names = st.sampled_from(["a\udcff.jpg", "\n.png", "9" * 200 + ".png", "._0.jpg", "a.gif"])
+        added = st.tuples(odd, places, names).map(
+            lambda drawn: {**drawn[0], f"archive/{drawn[1]}/{drawn[2]}": next(iter(good.values()))}
+        )
+        return st.one_of(*[odd] * 4, added)
+
+    def commands(self, folder):
+        from src import dataset, sources
+
+        expected = dict.fromkeys(dataset.SPLITS, [0] * 7)
+        into = functools.partial(
+            sources.import_from, folder / "archive", folder / "new", expected, force=True
+        )
+        return [(into, False)]
 
 
 @st.composite
@@ -765,5 +819,5 @@ HEADERS = [
 
 READERS = {
     reader.__name__.lower(): reader
-    for reader in (Settings, Csv, Note, Hdf5, Checkpoint, Jpeg, State)
+    for reader in (Settings, Csv, Pictures, Note, Hdf5, Checkpoint, Jpeg, State)
 }
