@@ -211,7 +211,7 @@ def watch(args, network, detect, tell):
 
 def explain_all(args, network, read, tell):
     """Draw a figure of each face, or of the mean over test images of a class."""
-    size = args.settings.size
+    size, net = args.settings.size, network.name.replace("_", "-")
     if args.explain_class:
         number = CLASSES.index(args.explain_class)
         images, labels = dataset.load(args.settings.path("data_folder"), "test")
@@ -219,7 +219,7 @@ def explain_all(args, network, read, tell):
         if not len(images):
             raise UserError(f"the test split holds no image of the class {args.explain_class}")
         path = args.explain / f"class.{args.explain_class}.png"
-        title = f"{network.name}: the class {args.explain_class} in {len(images)} test images"
+        title = f"{net}: the class {args.explain_class} in {len(images)} test images"
         figure.draw(path, explain.explain(network, size, images, number), title)
         tell(f"Explained: {path}", flush=True)
     named = zip(output.names([seen for seen, _ in read], "attention"), read)
@@ -227,7 +227,7 @@ def explain_all(args, network, read, tell):
         for number, (face, row) in enumerate(zip(seen.faces, rows), start=1):
             path = args.explain / f"{name}.{number}.png"
             first = output.best(row)[0]
-            title = f"{network.name} takes this for {CLASSES[first]}"
+            title = f"{net} takes this for {CLASSES[first]}"
             figure.draw(path, explain.explain(network, size, face[None], first), title)
             tell(f"Explained: {path}", flush=True)
 

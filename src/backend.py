@@ -275,14 +275,10 @@ def map_gradients(model, layers, head, images, score):
     if NAME == "jax":
         import jax
 
-        gradients = []
-        for layer in layers:
-            begin = keras.Model(model.input, layer.output)
-            end = keras.Model(layer.output, head.input)
-            maps = predictor(begin)(images)
-            step = jax.grad(lambda x, end=end: score(end(x, training=False)))
-            gradients.append(to_numpy(step(maps)))
-        return gradients
+        maps = predictor(keras.Model(model.input, [layer.output for layer in layers]))(images)
+        ends = [keras.Model(layer.output, head.input) for layer in layers]
+        steps = [jax.grad(lambda x, end=end: score(end(x, training=False))) for end in ends]
+        return [to_numpy(step(part)) for step, part in zip(steps, maps)]
     raise UserError("gradients of maps need TensorFlow or JAX, found PyTorch: see KERAS_BACKEND")
 
 

@@ -36,19 +36,19 @@ def explain(network, size, faces, target=None):
     modules = [layer for layer in network.layers if isinstance(layer, LHC)]
     if not modules:
         raise UserError(f"{network.name} has no attention to explain: choose another --model")
-    probabilities = _mean_probabilities(network, size, faces)
+    run = B.predictor(network)  # one for all: JAX compiles each anew
+    probabilities = _mean_probabilities(run, size, faces)
     target = int(probabilities.argmax()) if target is None else target
-    without = [_without(network, module, size, faces)[target] for module in modules]
+    without = [_without(run, module, size, faces)[target] for module in modules]
     weights = [len(part) / len(faces) for part in _batches(faces)]
     parts = [_batch(network, modules, _input(part, size), target) for part in _batches(faces)]
-    means = [
-        [
-            sum(w * values for w, values in zip(weights, of_batches))
-            for of_batches in zip(*of_module)
-        ]
-        for of_module in zip(*parts)
+
+    def mean(values):
+        return sum(weight * value for weight, value in zip(weights, values))
+
+    described = [
+        Module(*map(mean, zip(*of_module)), rest) for of_module, rest in zip(zip(*parts), without)
     ]
-    described = [Module(*values, rest) for values, rest in zip(means, without)]
     return Explanation(faces.mean(axis=0), target, probabilities, len(faces), described)
 
 
@@ -60,20 +60,19 @@ def _input(faces, size):
     return rgb(enlarge(faces, size))
 
 
-def _mean_probabilities(network, size, faces):
-    run = B.predictor(network)
+def _mean_probabilities(run, size, faces):
     rows = [B.to_numpy(run(_input(part, size))) for part in _batches(faces)]
     return np.concatenate(rows).mean(axis=0)
 
 
-def _without(network, module, size, faces):
+def _without(run, module, size, faces):
     """Return the mean probabilities (7,) where a module adds nothing."""
     variables = (module.value.kernel, module.value.bias)
     kept = [np.array(B.to_numpy(variable)) for variable in variables]
     try:
         for variable, array in zip(variables, kept):
             variable.assign(np.zeros_like(array))
-        return _mean_probabilities(network, size, faces)
+        return _mean_probabilities(run, size, faces)
     finally:
         for variable, array in zip(variables, kept):
             variable.assign(array)

@@ -39,7 +39,7 @@ def draw(path, explanation, title):
         parts[2],
         explanation,
         [module.evidence for module in explanation.modules],
-        ["" for _ in explanation.modules],
+        ["" if module.evidence.any() else "none of them" for module in explanation.modules],
         f"Which places speak for {name}, seen after each module (Grad-CAM)\n"
         "(early maps are fine and see edges; late ones are coarse and see the whole face)",
         ("not at all", "most"),

@@ -66,7 +66,7 @@ def _haar(cv2):
     cascade = cv2.CascadeClassifier(os.path.join(cv2.data.haarcascades, CASCADE))
 
     def find(pixels):
-        grey = cv2.equalizeHist(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
+        grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
         smallest = (SMALLEST, SMALLEST)
         return cascade.detectMultiScale(grey, 1.1, NEIGHBOURS, minSize=smallest)
 
