@@ -9,7 +9,16 @@ from PIL import Image
 
 import Predict
 from src import backend as B
-from src import dataset, explain, explain_figure, networks, sample, settings, weights
+from src import (
+    dataset,
+    explain,
+    explain_figure,
+    networks,
+    predict_nets,
+    sample,
+    settings,
+    weights,
+)
 from src.backend import keras
 from src.errors import UserError
 from src.lhc import LHC
@@ -31,6 +40,14 @@ def net(tmp_path_factory, settings_folder):
 @pytest.fixture(scope="module")
 def explained(net):
     return explain.explain(net, SIZE, FACES, target=2)
+
+
+@pytest.fixture(scope="module")
+def taps(net):
+    """What goes into the modules and comes out of them, [(x, y)], for all FACES."""
+    tensors = [tensor for module in modules(net) for tensor in (module.input, module.output)]
+    maps = keras.Model(net.input, tensors).predict_on_batch(images())
+    return list(zip(maps[::2], maps[1::2]))
 
 
 def images():
@@ -56,18 +73,16 @@ def test_probabilities_and_faces_are_means(net, explained):
     assert explain.explain(net, SIZE, FACES[:1]).target == rows[0].argmax()
 
 
-def test_attention_is_that_of_the_modules(net, explained):
-    for module, found in zip(modules(net), explained.modules):
-        x = keras.Model(net.input, module.input).predict_on_batch(images())
+def test_attention_is_that_of_the_modules(net, taps, explained):
+    for module, (x, _), found in zip(modules(net), taps, explained.modules):
         expected = B.to_numpy(module.attention(B.convert(x))).mean(axis=0)
         assert found.attention.shape == expected.shape
         np.testing.assert_allclose(found.attention, expected, rtol=1e-3, atol=1e-6)
         np.testing.assert_allclose(found.attention.sum(axis=-1), 1, rtol=1e-4)
 
 
-def test_what_a_module_adds(net, explained):
-    for module, found in zip(modules(net), explained.modules):
-        x, y = keras.Model(net.input, [module.input, module.output]).predict_on_batch(images())
+def test_what_a_module_adds(taps, explained):
+    for (x, y), found in zip(taps, explained.modules):
         added = np.stack([np.sqrt(np.mean((b - a) ** 2, axis=-1)) for a, b in zip(x, y)])
         np.testing.assert_allclose(found.added, added.mean(axis=0), rtol=1e-3, atol=1e-6)
         norms = [np.linalg.norm(b - a) / np.linalg.norm(a) for a, b in zip(x, y)]
@@ -85,7 +100,7 @@ def test_switching_off_leaves_what_comes_in(net, explained):
     assert any(abs(m.without - explained.probabilities[2]) > 1e-6 for m in explained.modules)
 
 
-def test_evidence_follows_the_gradient_of_the_score(net):
+def test_evidence_follows_the_gradient_of_the_score(net, taps):
     """The last module's maps, moved a little in one place and channel, move the score by it."""
     (module,) = modules(net)[-1:]
     head = net.get_layer("fc3")
@@ -96,7 +111,7 @@ def test_evidence_follows_the_gradient_of_the_score(net):
         return B.sum(B.matmul(last, B.convert(kernel))[:, 4])
 
     (gradient,) = B.map_gradients(net, [module], head, batch, score)
-    maps = keras.Model(net.input, module.output).predict_on_batch(batch)
+    maps = taps[-1][1][:2]
     assert gradient.shape == maps.shape
 
     names = [layer.name for layer in net.layers]
@@ -170,43 +185,44 @@ def test_a_mosaic_shows_multiples_of_the_even_share():
     assert np.isnan(sheet[32:34]).all() and np.isnan(sheet[34:, 32:]).all()
 
 
-def test_predict_draws_faces_and_classes(net, settings_folder, tmp_path, capsys, monkeypatch):
-    folder = settings_folder(tmp_path, Data={"class_counts": {"test": [3] * 7}})
-    loaded = settings.load(folder)
-    path = tmp_path / "models" / "Controller" / "weights.h5"
-    path.parent.mkdir(parents=True)
-    weights.save(net, path, weights.architecture_of(net, loaded))
-    dataset.store(tmp_path / "data", {"test": dataset.draw(loaded.data)["test"]})
+@pytest.fixture
+def predict(net, settings_folder, tmp_path, monkeypatch):
+    """A function that runs Predict.py with `net`, for which it finds a file, and returns the code."""
+    folder = settings_folder(tmp_path)
+    (tmp_path / "models" / "Controller").mkdir(parents=True)
+    (tmp_path / "models" / "Controller" / "weights.h5").touch()
+    monkeypatch.setattr(predict_nets, "load", lambda *args: net)
+    return lambda *words: Predict.main([*map(str, words), "--settings", str(folder)])
+
+
+def test_predict_draws_faces_and_classes(predict, net, explained, tmp_path, capsys, monkeypatch):
+    images, labels = sample.draw(1, [3] * 7)
+    dataset.store(tmp_path / "data", {"test": (images, labels)})
     Image.fromarray(FACES[0]).save(tmp_path / "face.png")
-    seen, whole = [], explain.explain
+    asked = []
 
-    def spied(*args):
-        seen.append(whole(*args))
-        return seen[-1]
+    def stand_in(*args):
+        asked.append(args)
+        return explained
 
-    monkeypatch.setattr(explain, "explain", spied)
-    words = ["--settings", str(folder), "--explain", str(tmp_path / "why")]
-    words += ["--explain-class", "Surprise", "--explain-images", "2"]
-    assert Predict.main([str(tmp_path / "face.png"), "--no-detect", *words]) == 0
+    monkeypatch.setattr(explain, "explain", stand_in)
+    words = ["--explain", tmp_path / "why", "--explain-class", "Surprise", "--explain-images", 2]
+    assert predict(tmp_path / "face.png", "--no-detect", *words) == 0
     names = sorted(path.name for path in (tmp_path / "why").iterdir())
     assert names == ["class.Surprise.png", "face.png.attention.1.png"]
     assert capsys.readouterr().out.count("Explained: ") == 2
-    of_class, of_face = seen
-    assert (of_class.count, of_class.target, of_face.count) == (2, 5, 1)
-    images, labels = dataset.load(tmp_path / "data", "test")
-    np.testing.assert_allclose(of_class.face, images[labels == 5][:2].mean(axis=0))
-    np.testing.assert_allclose(of_face.face, FACES[0])
+    of_class, of_face = asked
+    assert of_class[:2] == of_face[:2] == (net, SIZE) and of_class[3] == 5
+    np.testing.assert_array_equal(of_class[2], images[labels == 5][:2])
+    np.testing.assert_array_equal(of_face[2], FACES[:1])
+    said = net.predict_on_batch(rgb(enlarge(FACES[:1], SIZE)))
+    assert of_face[3] == said.argmax()
 
 
-def test_a_class_without_images(net, settings_folder, tmp_path, capsys):
-    folder = settings_folder(tmp_path, Data={"class_counts": {"test": [3, 0, 3, 3, 3, 3, 3]}})
-    loaded = settings.load(folder)
-    path = tmp_path / "models" / "Controller" / "weights.h5"
-    path.parent.mkdir(parents=True)
-    weights.save(net, path, weights.architecture_of(net, loaded))
-    words = ["--settings", str(folder), "--explain", str(tmp_path), "--explain-class", "Disgust"]
-    assert Predict.main(words) == 2
+def test_a_class_without_images(predict, tmp_path, capsys):
+    words = ["--explain", tmp_path / "why", "--explain-class", "Disgust"]
+    assert predict(*words) == 2
     assert "run Download_Data.py first" in capsys.readouterr().err
-    dataset.store(tmp_path / "data", {"test": dataset.draw(loaded.data)["test"]})
-    assert Predict.main(words) == 2
+    dataset.store(tmp_path / "data", {"test": sample.draw(1, [1, 0, 1, 1, 1, 1, 1])})
+    assert predict(*words) == 2
     assert "no image of the class Disgust" in capsys.readouterr().err

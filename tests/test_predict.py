@@ -49,10 +49,24 @@ def work(tmp_path_factory, settings_folder):
     return root
 
 
+@pytest.fixture(scope="module")
+def nets():
+    """The loaded nets by name: `run` loads each once, since that takes seconds."""
+    return {}
+
+
 @pytest.fixture
-def run(work, capsys, monkeypatch):
+def run(work, nets, capsys, monkeypatch):
     """A function that runs Predict.py in the work folder and returns (code, stdout, stderr)."""
     monkeypatch.chdir(work)
+    load = predict_nets.load
+
+    def load_once(candidate, loaded):
+        if candidate.name not in nets:
+            nets[candidate.name] = load(candidate, loaded)
+        return nets[candidate.name]
+
+    monkeypatch.setattr(predict_nets, "load", load_once)
 
     def call(*words):
         code = Predict.main([*words, "--settings", "Settings"])
@@ -61,10 +75,9 @@ def run(work, capsys, monkeypatch):
     return call
 
 
-def expected(work, name="LHC", augmented=False):
-    """Return what the net says of the four crops, by way of the evaluation's own functions."""
+def expected(work, net, augmented=False):
+    """Return what a net says of the four crops, by way of the evaluation's own functions."""
     loaded = settings.load(work / "Settings")
-    net = predict_nets.load(predict_nets.choose(loaded, name), loaded)
     batches = evaluation.image_batches(DRAWN[:4], loaded)
     if not augmented:
         return evaluation.predict(backend.predictor(net), batches, 4, "x")
@@ -73,13 +86,13 @@ def expected(work, name="LHC", augmented=False):
     return tta.average(predictor, views, tta.view_weights(loaded.evaluation), batches, 4)
 
 
-def test_crops_are_read_as_in_evaluation(run, work):
+def test_crops_are_read_as_in_evaluation(run, work, nets):
     code, out, _ = run("pics", "--no-detect", "--json", "out.json", "--csv", "out.csv")
     assert code == 0
     lines = out.splitlines()
     assert lines[0] == "Net: LHC (LHC_Net), " + str(work / "models" / "LHC" / "weights.h5")
     assert lines[1].split() == ["file", "face", "expression", "probability", "second"]
-    rows = expected(work)
+    rows = expected(work, nets["LHC"])
     assert len(lines) == 6
     for number, (line, row) in enumerate(zip(lines[2:], rows)):
         first, second = np.argsort(-row)[:2]
@@ -100,20 +113,20 @@ def test_crops_are_read_as_in_evaluation(run, work):
     assert {row["seconds"] for row in table} == {""} and table[1]["file"] == "pics/1.png"
 
 
-def test_tta(run, work):
+def test_tta(run, work, nets):
     assert run("pics", "--no-detect", "--tta", "--json", "out.json")[0] == 0
     content = json.loads((work / "out.json").read_text())
     found = [list(part["faces"][0]["probabilities"].values()) for part in content["pictures"]]
     assert content["augmented"]
-    np.testing.assert_array_equal(found, expected(work, augmented=True))
+    np.testing.assert_array_equal(found, expected(work, nets["LHC"], augmented=True))
 
 
-def test_another_net(run, work):
+def test_another_net(run, work, nets):
     code, out, _ = run("pics", "--no-detect", "--model", "ResNet34", "--csv", "-")
     assert code == 0
     rows = list(csv.DictReader(io.StringIO(out)))  # nothing else is on stdout
     found = [[float(row[name]) for name in dataset.CLASSES] for row in rows]
-    np.testing.assert_allclose(found, expected(work, "ResNet34"), rtol=1e-6)
+    np.testing.assert_allclose(found, expected(work, nets["ResNet34"]), rtol=1e-6)
 
 
 def test_what_cannot_be_read_does_not_stop_the_rest(run, work):
@@ -167,7 +180,7 @@ def test_no_face_is_told_and_no_failure(run, monkeypatch):
     assert len(out.splitlines()) == 1
 
 
-def test_videos(run, work, monkeypatch):
+def test_videos(run, work, nets, monkeypatch):
     def frames(path, every):
         for number in range(5):
             yield number * every, Image.fromarray(DRAWN[number]).convert("RGB")
@@ -182,7 +195,7 @@ def test_videos(run, work, monkeypatch):
     content = json.loads((work / "clip.json").read_text())
     assert [part["seconds"] for part in content["pictures"]] == [0, 0.5, 1]
     found = [list(part["faces"][0]["probabilities"].values()) for part in content["pictures"]]
-    np.testing.assert_allclose(found, expected(work)[:3], rtol=1e-4)
+    np.testing.assert_allclose(found, expected(work, nets["LHC"])[:3], rtol=1e-4)
     names = sorted(path.name for path in (work / "frames").iterdir())
     assert names == [f"clip.mp4.{seconds}s.faces.png" for seconds in ("0.0", "0.5", "1.0")]
 
@@ -261,14 +274,19 @@ def test_the_best_net_comes_first(tmp_path, settings_folder):
     assert tuple(reversed(found)) == predict_nets.NAMES
 
 
-def test_published_nets_predict(published, tmp_path):
-    """With their own probabilities, of images that are enlarged as in evaluation."""
-    files = {"Data_Settings.json": {"downloaded_models_folder": str(published)}}
-    for name, content in files.items():
-        (tmp_path / name).write_text(json.dumps(content))
+def test_a_published_net_says_what_it_said(published, fer2013_validation, tmp_path):
+    content = {"downloaded_models_folder": str(published), "models_folder": str(tmp_path)}
+    (tmp_path / "Data_Settings.json").write_text(json.dumps(content))
     loaded = settings.load(tmp_path)
-    candidate = predict_nets.choose(loaded, "LHC_Downloaded")
-    assert candidate.path == published / "LHC_Net" / "LHC_Net"
+    candidate = predict_nets.choose(loaded)
+    assert candidate.name == "Controller_Downloaded"
+    net = predict_nets.load(candidate, loaded)
+    crops = np.stack(
+        [faces.cut(Image.fromarray(i), (0, 0, 48, 48)) for i in fer2013_validation[:2]]
+    )
+    found = predict.probabilities(net, loaded, crops)
+    told = np.load(published / "LHC_NetC_expected.npz")["pred"][:2]
+    np.testing.assert_allclose(found, told, atol=1e-4)
 
 
 def test_names_of_written_pictures_differ():
