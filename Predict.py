@@ -15,8 +15,8 @@ published Controller_Downloaded and LHC_Downloaded.
 What can't be read is one line on stderr each, and the others go on. No file that lies among the
 pictures is overwritten. Exit code: 0, all was read (also where no face was found); 3, something
 could not be read; 2, nothing was done, because of the options, the settings or a net that lacks.
-Time: 5 s to start and 0.1 to 0.3 s a face on 2 CPU cores, with --tta 60 times that; --explain 15 s
-a face. Memory: 1.5 GB.
+Time: 10 s to start and 0.1 to 0.3 s a face on 2 CPU cores, with --tta 60 times that; --explain 15 s
+a face. Memory: 1.5 GB, 2.6 GB with --explain-class.
 
 Expected result:
     Net: Controller (LHC_NetC), Models/Controller/weights.h5

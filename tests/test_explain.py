@@ -187,7 +187,7 @@ def test_a_mosaic_shows_multiples_of_the_even_share():
 
 @pytest.fixture
 def predict(net, settings_folder, tmp_path, monkeypatch):
-    """A function that runs Predict.py with `net`, for which it finds a file, and returns the code."""
+    """A function that runs Predict.py with `net`, as if loaded from a file; returns the code."""
     folder = settings_folder(tmp_path)
     (tmp_path / "models" / "Controller").mkdir(parents=True)
     (tmp_path / "models" / "Controller" / "weights.h5").touch()
