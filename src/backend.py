@@ -262,10 +262,10 @@ def map_gradients(model, layers, head, images, score):
     images: (B, H, W, 3). score: function that makes a scalar of what the layer `head` gets. Raises
     UserError on PyTorch.
     """
+    tapped = keras.Model(model.input, [*(layer.output for layer in layers), head.input])
     if NAME == "tensorflow":
         import tensorflow
 
-        tapped = keras.Model(model.input, [*(layer.output for layer in layers), head.input])
         images = convert(images)
         with tensorflow.GradientTape() as tape:
             tape.watch(images)  # where layers are frozen, their variables watch nothing
@@ -275,7 +275,7 @@ def map_gradients(model, layers, head, images, score):
     if NAME == "jax":
         import jax
 
-        maps = predictor(keras.Model(model.input, [layer.output for layer in layers]))(images)
+        *maps, _ = predictor(tapped)(images)
         ends = [keras.Model(layer.output, head.input) for layer in layers]
         steps = [jax.grad(lambda x, end=end: score(end(x, training=False))) for end in ends]
         return [to_numpy(step(part)) for step, part in zip(steps, maps)]

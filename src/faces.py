@@ -83,7 +83,10 @@ def _yunet(cv2, model):
 
     def find(pixels):
         network.setInputSize(pixels.shape[1::-1])
-        found = network.detect(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1]
+        try:
+            found = network.detect(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1]
+        except cv2.error:  # a network of another kind, which loads too
+            raise UserError(f"{model} found fault with it, expected YuNet (ONNX)") from None
         return [_squared(row[:4]) for row in ([] if found is None else found)]
 
     return find

@@ -103,6 +103,13 @@ def test_yunets_boxes_become_squares(monkeypatch, tmp_path):
     rows = None
     assert find(Image.new("RGB", (200, 100))) == []
 
+    def refuse(pixels):
+        raise sys.modules["cv2"].error("another network's layers")
+
+    network.detect = refuse
+    with pytest.raises(UserError, match="expected YuNet"):
+        find(Image.new("RGB", (200, 100)))
+
 
 def test_without_opencv(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
