@@ -14,6 +14,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from src.errors import UserError
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 _OUTSIDE = ("KERAS_HOME", "KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH")
@@ -252,6 +254,32 @@ def predictor(model):
 
     # Read anew each time: training, and Keras' own predict, replace the arrays of the variables.
     return lambda inputs: step([[variable.value for variable in part] for part in groups], inputs)
+
+
+def map_gradients(model, layers, head, images, score):
+    """Return [d score / d map] of the maps that `layers` of a model make, NumPy arrays.
+
+    images: (B, H, W, 3). score: function that makes a scalar of what the layer `head` gets. Raises
+    UserError on PyTorch.
+    """
+    tapped = keras.Model(model.input, [*(layer.output for layer in layers), head.input])
+    if NAME == "tensorflow":
+        import tensorflow
+
+        images = convert(images)
+        with tensorflow.GradientTape() as tape:
+            tape.watch(images)  # where layers are frozen, their variables watch nothing
+            *maps, last = tapped(images, training=False)
+            value = score(last)
+        return [to_numpy(gradient) for gradient in tape.gradient(value, maps)]
+    if NAME == "jax":
+        import jax
+
+        *maps, _ = predictor(tapped)(images)
+        ends = [keras.Model(layer.output, head.input) for layer in layers]
+        steps = [jax.grad(lambda x, end=end: score(end(x, training=False))) for end in ends]
+        return [to_numpy(step(part)) for step, part in zip(steps, maps)]
+    raise UserError("gradients of maps need TensorFlow or JAX, found PyTorch: see KERAS_BACKEND")
 
 
 def keep_python_random(build):

@@ -16,6 +16,7 @@ FILES = [
     "test_descent.py",
     "test_mixing.py",
     "test_tta.py::test_average_weighs_the_passes",
+    "test_explain.py::test_evidence_follows_the_gradient_of_the_score",
 ]
 
 
