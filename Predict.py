@@ -31,8 +31,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src import dataset, explain, faces, pictures, predict, predict_nets, runtime
-from src import explain_figure as figure
+from src import dataset, faces, looks, pictures
 from src import predict_output as output
 from src.cli import SEED, command, parse
 from src.dataset import CLASSES
@@ -55,7 +54,7 @@ def positive(kind):
 
 OPTIONS = {
     "paths": {"nargs": "*", "metavar": "PATH", "help": "picture, video, folder, or - for a list"},
-    "--model": {"choices": predict_nets.NAMES, "help": "the net, if not the first that is there"},
+    "--model": {"metavar": "NAME", "help": "the net, if not the first that is there"},
     "--no-detect": {"action": "store_true", "help": "pictures are faces: take the middle square"},
     "--yunet": {"metavar": "FILE", "help": "find faces with this YuNet network (ONNX)"},
     "--tta": {"action": "store_true", "help": "test-time augmentation: the mean of 60 views"},
@@ -148,6 +147,9 @@ def main(argv=None):
     nothing_to_find = args.no_detect or not (paths or args.webcam is not None)
     detect = find_centre if nothing_to_find else faces.detector(args.yunet)
 
+    # TensorFlow starts here, in seconds.
+    from src import predict_nets, runtime
+
     runtime.prepare(settings)
     chosen = predict_nets.choose(settings, args.model)
     network = predict_nets.load(chosen, settings)
@@ -178,13 +180,15 @@ def find_centre(image):
 
 def look(args, network, paths, detect, failed, tell):
     """Read all files; print the table and mark the faces. Return [(look, faces' probabilities)]."""
-    looks = predict.examine(paths, detect, args.every, args.frames, failed)
-    crops = [face for seen in looks for face in seen.faces]
-    with_faces = {seen.file for seen in looks if seen.faces}
-    for file in dict.fromkeys(seen.file for seen in looks if seen.file not in with_faces):
+    from src import predict
+
+    found = looks.examine(paths, detect, args.every, args.frames, failed)
+    crops = [face for seen in found for face in seen.faces]
+    with_faces = {seen.file for seen in found if seen.faces}
+    for file in dict.fromkeys(seen.file for seen in found if seen.file not in with_faces):
         print(f"{shown(file)}: no face found (see --no-detect)", file=sys.stderr)
     rows = predict.probabilities(network, args.settings, np.stack(crops), args.tta) if crops else []
-    read = list(output.readings(looks, rows))
+    read = list(output.readings(found, rows))
     if crops:
         tell(*output.table(read), sep="\n", flush=True)
     if args.annotate:
@@ -194,11 +198,13 @@ def look(args, network, paths, detect, failed, tell):
 
 def watch(args, network, detect, tell):
     """Look through a camera; print a line a face as it comes. Return what `look` does."""
+    from src import predict
+
     classify, read = predict.at_once(network, args.settings), []
     for number, (seconds, image) in enumerate(faces.frames(args.webcam)):
         if number == args.frames:
             break
-        seen = predict.look("camera", seconds, image, detect)
+        seen = looks.look("camera", seconds, image, detect)
         rows = list(classify(np.stack(seen.faces))) if seen.faces else []
         for line in output.lines(seen, rows):
             tell(line, flush=True)
@@ -211,6 +217,9 @@ def watch(args, network, detect, tell):
 
 def explain_all(args, network, read, tell):
     """Draw a figure of each face, or of the mean over test images of a class."""
+    from src import explain
+    from src import explain_figure as figure
+
     size, net = args.settings.size, network.name.replace("_", "-")
     if args.explain_class:
         number = CLASSES.index(args.explain_class)

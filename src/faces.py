@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from src.dataset import SIZE
 from src.errors import UserError
+from src.names import SIZE
 
 CASCADE = "haarcascade_frontalface_alt2.xml"
 INSTALL = "pip install opencv-python-headless==4.14.0.94"

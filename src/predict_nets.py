@@ -4,7 +4,7 @@ from collections import namedtuple
 
 from src import networks, runs, weights
 from src.checkpoints import load_checkpoint
-from src.errors import UserError
+from src.errors import UserError, shown
 
 # name: as --model and the results folders have it. network: as `networks.build` does. path: of the
 # weights, or None where there are none. load(net) puts them in.
@@ -38,6 +38,8 @@ def choose(settings, name=None):
     Raises UserError where there is none.
     """
     found = candidates(settings)
+    if name is not None and name not in NAMES:
+        raise UserError(f"--model: found {shown(name)}, allowed: {', '.join(NAMES)}")
     if name is not None:
         return next(candidate for candidate in found if candidate.name == name)
     for candidate in found:

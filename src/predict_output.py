@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ImageDraw, ImageFont
 
-from src import predict
+from src import looks
 from src.dataset import CLASSES
 from src.errors import UserError, shown
 from src.files import replace
@@ -22,10 +22,10 @@ LARGEST = 1600  # pixels of the longer side of an annotated picture
 MARK, INK = (240, 228, 66), (0, 0, 0)  # yellow and black differ for every eye
 
 
-def readings(looks, probabilities):
+def readings(found, probabilities):
     """Yield (look, [its faces' probabilities (7,)]) from the rows of all faces, in their order."""
     rows = iter(probabilities)
-    for look in looks:
+    for look in found:
         yield look, [next(rows) for _ in look.boxes]
 
 
@@ -136,10 +136,10 @@ def _folder(path):
     return os.path.realpath(os.path.dirname(os.path.abspath(str(path))))
 
 
-def names(looks, ending):
+def names(found, ending):
     """Yield a file name for each Look, no two alike: "party.jpg.faces.png" for party.jpg."""
     used = set()
-    for look in looks:
+    for look in found:
         moment = "" if look.seconds is None else f".{look.seconds:.1f}s"
         stem, number = f"{Path(look.file).name}{moment}", 1
         name = f"{stem}.{ending}"
@@ -159,7 +159,7 @@ def annotate_all(read, folder, every, failed):
     for file, group in itertools.groupby(named, key=lambda part: part[0][0].file):
         group = list(group)
         try:
-            again = predict.images(Path(file), every, len(group))
+            again = looks.images(Path(file), every, len(group))
             for (_, image), ((look, faces), name) in zip(again, group):
                 annotate(image, look, faces, folder / name)
         except (UserError, OSError) as error:

@@ -27,6 +27,7 @@ from src import (
 )
 from src import predict_output as output
 from src.errors import UserError
+from src.looks import Look
 
 DRAWN = sample.draw(5, [1] * 7)[0]
 
@@ -290,22 +291,22 @@ def test_a_published_net_says_what_it_said(published, fer2013_validation, tmp_pa
 
 
 def test_names_of_written_pictures_differ():
-    looks = [predict.Look(f"{name}.jpg", None, (1, 1), [], []) for name in ("a/x", "b/x", "b/X")]
-    looks.append(predict.Look("x.mp4", 2.5, (1, 1), [], []))
+    looks = [Look(f"{name}.jpg", None, (1, 1), [], []) for name in ("a/x", "b/x", "b/X")]
+    looks.append(Look("x.mp4", 2.5, (1, 1), [], []))
     assert list(output.names(looks, "faces.png")) == [
         *("x.jpg.faces.png", "x.jpg.2.faces.png", "X.jpg.3.faces.png", "x.mp4.2.5s.faces.png")
     ]
 
 
 def test_large_pictures_are_marked_small(tmp_path):
-    look = predict.Look("x.jpg", None, (4000, 10), [(3990, 0, 10, 10), (0, 0, 1, 1)], [])
+    look = Look("x.jpg", None, (4000, 10), [(3990, 0, 10, 10), (0, 0, 1, 1)], [])
     rows = np.eye(7, dtype=np.float32)[:2]
     output.annotate(Image.new("RGB", (4000, 10)), look, rows, tmp_path / "x.png")
     assert pictures.read(tmp_path / "x.png").size == (1600, 4)
 
 
 def test_names_do_not_steer_the_terminal():
-    look = predict.Look("\x1b[2J.jpg", None, (9, 9), [(0, 0, 9, 9)], [])
+    look = Look("\x1b[2J.jpg", None, (9, 9), [(0, 0, 9, 9)], [])
     lines = output.table([(look, np.eye(7, dtype=np.float32)[:1])])
     assert "\x1b" not in "".join(lines) and "?[2J.jpg" in lines[1]
 
