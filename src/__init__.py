@@ -3,7 +3,14 @@
 import os
 import sys
 
-from src import interrupts, streams
+if not (sys.version_info[:2] == (3, 8) or (3, 11) <= sys.version_info[:2] <= (3, 13)):
+    sys.exit(
+        "error: found Python {}.{}, expected 3.11 to 3.13, or 3.8 for the paper's stack".format(
+            *sys.version_info
+        )
+    )
+
+from src import interrupts, streams  # noqa: E402
 
 
 def _import_matplotlib(backend):

@@ -146,6 +146,9 @@ def test_modular_protocol(chain):
     found = [float(controlled[name]) for name in scalars]
     assert found == pytest.approx([0, 0, 0, -1, -0.5], abs=1e-4)
     assert found != [0, 0, 0, -1, -0.5]
+    told = [f"{name}: {w:.4f}: adds {1 + np.tanh(w):.4f} times" for name, w in zip(scalars, found)]
+    printed = chain.printed["Controller_Train"][-5:]
+    assert [line.startswith(start) for line, start in zip(printed, told)] == [True] * 5
     evaluated(chain, LHC_Eval, "LHC")
     evaluated(chain, Controller_Eval, "Controller")
 
