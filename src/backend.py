@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from src import streams
 from src.errors import UserError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -26,8 +27,9 @@ _hidden = {name: os.environ.pop(name, None) for name in _OUTSIDE}
 os.environ["KERAS_HOME"] = os.devnull
 
 if sys.version_info >= (3, 9):
-    import keras
-    from keras import ops
+    with streams.without_starting_lines():
+        import keras
+        from keras import ops
 
     GENERATION = 3
     NAME = keras.backend.backend()

@@ -10,6 +10,7 @@ import select
 import signal
 import threading
 
+from src import streams
 from src.files import remove_parts
 
 MESSAGE = "interrupted; run the same command again to continue"
@@ -35,7 +36,9 @@ def _stop(number):
     try:
         remove_parts()
         # Not by way of sys.stderr, whose lock the main thread may hold; nor where nobody reads.
-        if select.select([], [2], [], 0)[1]:
-            os.write(2, f"{os.linesep if os.isatty(2) else ''}{MESSAGE}{os.linesep}".encode())
+        stderr = streams.error_number
+        if select.select([], [stderr], [], 0)[1]:
+            start = os.linesep if os.isatty(stderr) else ""
+            os.write(stderr, f"{start}{MESSAGE}{os.linesep}".encode())
     finally:
         os._exit(128 + number)

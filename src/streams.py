@@ -5,9 +5,15 @@ They may be closed, lead to a full disk, or to a reader that has gone, such as `
 
 import contextlib
 import os
+import re
 import sys
+import tempfile
 
 NAMES = ("stdout", "stderr")
+# What TensorFlow's libraries tell while they start, before they know what is to be told.
+STARTING = re.compile(rb"WARNING: All log messages before absl::|I\d{4} .*\.cc:\d+\]")
+
+error_number = 2  # of the file that stderr leads to
 
 
 def open_closed():
@@ -29,6 +35,30 @@ def lasting():
         finally:
             out.flush()
             err.flush()
+
+
+@contextlib.contextmanager
+def without_starting_lines():
+    """Leave out of stderr, also of what is not Python's, the lines that only tell of a start."""
+    global error_number
+    with contextlib.ExitStack() as stack:
+        try:
+            held = stack.enter_context(tempfile.TemporaryFile())
+            error_number = os.dup(2)
+        except OSError:  # there is no stderr, or no room to hold it back
+            yield
+            return
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(error_number, 2)
+            os.close(error_number)
+            error_number = 2
+            held.seek(0)
+            told = [line for line in held if not STARTING.match(line)]
+            with contextlib.suppress(OSError):  # nobody reads it
+                os.write(2, b"".join(told))
 
 
 class _Lasting:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from src import streams
+
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="a shell's way to close them")
 
@@ -85,3 +87,40 @@ def test_signals_end_a_script_that_cannot_say_so(kind):
     finally:
         process.kill()
         os.close(read)
+
+
+def test_lines_of_a_start_are_left_out(capfd):
+    told = [
+        "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
+        "I0000 00:00:1795789900.350292   14690 port.cc:153] custom operations are on",
+        "E0000 00:00:1795789900.350292   14690 port.cc:153] an error",
+        "I am a warning of Python's",
+    ]
+    with streams.without_starting_lines():
+        os.write(2, "\n".join(told[:3]).encode() + b"\n")
+        print(told[3], file=sys.__stderr__, flush=True)
+        assert streams.error_number != 2
+    os.write(2, b"after")
+    assert capfd.readouterr().err.splitlines() == [*told[2:], "after"]
+    assert streams.error_number == 2
+
+
+def test_a_failed_start_tells_its_lines(capfd):
+    with pytest.raises(ImportError), streams.without_starting_lines():
+        os.write(2, b"why\n")
+        raise ImportError
+    assert capfd.readouterr().err == "why\n"
+
+
+@pytest.mark.parametrize("closing", ["2>&-", "2>/dev/full"])
+def test_it_starts_without_a_stderr_too(closing):
+    script = "from src import streams\nwith streams.without_starting_lines(): print('done')"
+    command = f'exec {sys.executable} -c "{script}" {closing}'
+    done = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, cwd=ROOT, check=True)
+    assert done.stdout == b"done\n"
+
+
+def test_the_backend_starts_quietly():
+    words = [sys.executable, "-c", "from src import backend"]
+    done = subprocess.run(words, stderr=subprocess.PIPE, cwd=ROOT, check=True)
+    assert done.stderr == b""
