@@ -19,11 +19,11 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from tqdm import tqdm
 
 from src import strict_json
 from src.errors import UserError
 from src.files import file_digest
+from src.progress import progress_bar
 
 TIMEOUT = (10, 60)  # seconds to connect, seconds of silence
 RETRIES = 5  # failures in a row that brought nothing new
@@ -256,7 +256,7 @@ def _cut(response, deadline):
 
 def _receive(response, part, start, total, largest, deadline):
     """Write an answer's bytes to `part` from `start` on, with a progress bar."""
-    bar = tqdm(
+    bar = progress_bar(
         desc=part.name[: -len(".part")],
         initial=start,
         total=total,

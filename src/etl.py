@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 from simplejpeg import encode_jpeg
-from tqdm import tqdm
 
 from src import strict_json
 from src.dataset import CLASSES, csv_path, load
 from src.errors import UserError
 from src.files import file_digest, lock, remove_left, replace, replace_all
 from src.pixels import enlarge, floored_rgb
+from src.progress import progress_bar
 
 SUBFOLDER = "Training"
 NOTE = "etl.json"
@@ -60,7 +60,7 @@ def _write_images(images, labels, folder, size, threads, progress, csv):
                 for part in parts
             ]
             try:
-                with tqdm(total=len(missing), unit="img", disable=not progress) as bar:
+                with progress_bar(total=len(missing), unit="img", disable=not progress) as bar:
                     for job, part in zip(jobs, parts):
                         job.result()
                         bar.update(len(part))

@@ -13,7 +13,6 @@ from functools import partial
 
 import numpy as np
 from sklearn.metrics import accuracy_score, classification_report
-from tqdm import tqdm
 
 from src import audit, backend, dataset, devices, page, plots, runtime, tta
 from src.backend import keras
@@ -24,6 +23,7 @@ from src.files import lock, remove_left, replace
 from src.generator import check_images, list_images, read_grey
 from src.pixels import enlarge, rgb
 from src.prefetch import one_ahead, prefetch
+from src.progress import progress_bar
 from src.training import enough_memory
 
 # Accuracy in % on the test split, as published (REFERENCE.md section 10).
@@ -180,10 +180,10 @@ def predict(predictor, batches, count, name):
     """
     results = (predictor(rgb(grey)) for grey in batches)
     probabilities = []
-    with tqdm(total=count, desc=name, unit="image") as progress:
+    with progress_bar(total=count, desc=name, unit="image") as bar:
         for result in one_ahead(results):
             probabilities.append(backend.to_numpy(result))
-            progress.update(len(result))
+            bar.update(len(result))
     return np.concatenate(probabilities)
 
 

@@ -9,7 +9,6 @@ import random
 from typing import Callable, NamedTuple, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from src import backend, dataset, descent, devices, distillation, mixing
 from src.backend import keras
@@ -18,6 +17,7 @@ from src.fast import feed as fast_feed
 from src.generator import ImageFolder, ImageFolderBatches
 from src.pixels import enlarge, rgb
 from src.prefetch import prefetch
+from src.progress import progress_bar
 from src.settings import augmentation_of
 
 MOST_BATCHES = 1 << 28  # the largest generator_seed and these are a seed for NumPy
@@ -184,7 +184,7 @@ def epoch_order(batches):
 
 def epoch_batches(batches, order, title):
     """Yield the batches in that order, with a progress bar."""
-    for index in tqdm(order, desc=title, unit="batch", leave=False):
+    for index in progress_bar(order, desc=title, unit="batch", leave=False):
         yield batches[index]
 
 

@@ -13,12 +13,12 @@ import itertools
 import math
 
 import numpy as np
-from tqdm import tqdm
 
 from src import backend as B
 from src import devices
 from src.backend import keras
 from src.prefetch import one_ahead
+from src.progress import progress_bar
 
 # Left and right pixels count from 0; see `View.call` for what each number does.
 COLUMNS = (
@@ -164,7 +164,7 @@ def average(predict, views, weights, batches, count):
     """
     weights = np.float32(weights)
     means = []
-    with tqdm(total=count * len(views), desc="TTA", unit="view") as progress:
+    with progress_bar(total=count * len(views), desc="TTA", unit="view") as bar:
         for grey in batches:
             tensor = devices.place(grey)  # to the device once, not once a view
             rows = (devices.place(np.tile(view, (len(grey), 1))) for view in views)
@@ -172,6 +172,6 @@ def average(predict, views, weights, batches, count):
             total = np.float32(0)
             for weight, probabilities in zip(weights, passes):
                 total = total + weight * B.to_numpy(probabilities)
-                progress.update(len(grey))
+                bar.update(len(grey))
             means.append(total / weights.sum())
     return np.concatenate(means)
