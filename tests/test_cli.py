@@ -129,7 +129,7 @@ def test_help_starts_no_framework(script):
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        preexec_fn=partial(resource.setrlimit, resource.RLIMIT_AS, (4 << 30, 4 << 30)),
+        preexec_fn=partial(resource.setrlimit, resource.RLIMIT_AS, (16 << 30, 16 << 30)),
     )
     assert done.stdout.splitlines()[-1] == "frameworks: []"
     assert "--settings FOLDER" in done.stdout or script == "Results.py"
