@@ -9,9 +9,7 @@ import traceback
 from src import streams
 from src.errors import UserError, is_out_of_memory
 from src.interrupts import MESSAGE
-from src.settings import load
-
-LARGEST_SEED = 4000000000  # as settings_schema.json has it
+from src.settings import LARGEST_SEED, load
 
 
 def _seed(text):

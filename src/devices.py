@@ -221,6 +221,11 @@ def _check_cluster(wanted):
             f"{CLUSTER}: Keras 3 trains on TensorFlow in one process only: take KERAS_BACKEND=jax, "
             "or the paper's stack"
         )
+    _check_all(wanted)
+
+
+def _check_all(wanted):
+    """Raise UserError unless the devices of several processes are all wanted."""
     if wanted != ALL:
         raise UserError(f'{SETTING}: found {wanted}, expected "all" in several processes')
 
@@ -236,8 +241,7 @@ class _Jax:
         import jax
 
         if any(int(os.environ.get(name, "1")) > 1 for name in PROCESSES):
-            if wanted != ALL:
-                raise UserError(f'{SETTING}: found {wanted}, expected "all" in several processes')
+            _check_all(wanted)
             _join_processes()
         elif wanted != ALL:
             jax.config.update("jax_num_cpu_devices", wanted)  # GPUs are as many as there are
@@ -411,11 +415,9 @@ class _TensorFlow:
 
         def run(inputs):
             if len(inputs[0] if isinstance(inputs, list) else inputs) < self.count:
-                return model.predict_on_batch(
-                    inputs
-                )  # by one device: the others would have nothing
-            shares = tensorflow.nest.map_structure(self._shares, inputs)
-            return step(shares)
+                # By one device: the others would have nothing.
+                return model.predict_on_batch(inputs)
+            return step(tensorflow.nest.map_structure(self._shares, inputs))
 
         return run
 

@@ -60,6 +60,7 @@ PLAIN_STEPS = {
 }
 
 _SCHEMA = json.loads(Path(__file__).with_name("settings_schema.json").read_text(encoding="utf-8"))
+LARGEST_SEED = _SCHEMA["definitions"]["generator_seed"]["maximum"]  # of all kinds of seeds
 
 
 class Settings:

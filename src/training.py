@@ -40,8 +40,11 @@ COLUMNS = (
 
 # Runtime settings that cannot change a training's numbers; its epochs are those of the stages.
 NEUTRAL = (
-    *("image_cache_mb", "prefetch_batches", "compilation_cache"),
-    *("max_test_images", "max_epochs"),
+    "image_cache_mb",
+    "prefetch_batches",
+    "compilation_cache",
+    "max_test_images",
+    "max_epochs",
 )
 
 PICTURE_SECONDS = 30  # drawing takes one: where epochs take 3, that is felt

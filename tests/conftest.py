@@ -1,5 +1,6 @@
 """What several test modules share: the reference's fixtures, where at hand, and small settings."""
 
+import importlib.util
 import json
 import lzma
 import shutil
@@ -11,6 +12,7 @@ import pytest
 
 from src import backend, checkpoints, pixels
 from src.crc32c import crc32c, masked
+from src.names import SPLITS
 from tests.tables import table_block, varint
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -77,6 +79,19 @@ def fer2013_validation(shared):
         residual = residuals.reshape(count, side, side)[:, r, c]
         pixels[:, r + 1, c + 1] = (guess + residual) & 255
     return pixels[:, 1:, 1:].astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def fer2013(shared):
+    """FER2013, {split: (images uint8 (N, 48, 48), labels (N,))}; see unpack.py there."""
+    path = shared / "fer2013" / "unpack.py"
+    if not path.is_file():
+        pytest.skip("needs ../shared/fer2013")
+    spec = importlib.util.spec_from_file_location("unpack", path)
+    unpack = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(unpack)
+    pixels, labels, usages = unpack.load()
+    return {split: (pixels[usages == i], labels[usages == i]) for i, split in enumerate(SPLITS)}
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """What is odd about the data: copies, their labels and splits, pictures of one value."""
 
-import importlib.util
 import json
 
 import numpy as np
@@ -136,20 +135,13 @@ def test_data_without_copies(tmp_path, capsys):
     assert (data / "audit.png").is_file()
 
 
-def test_the_real_data(shared):
+def test_the_real_data(fer2013):
     """34,034 of FER2013's 35,887 pictures are distinct, and 12 are of one value."""
-    if not (shared / "fer2013" / "unpack.py").is_file():
-        pytest.skip("needs ../shared/fer2013")
-    spec = importlib.util.spec_from_file_location("unpack", shared / "fer2013" / "unpack.py")
-    unpack = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(unpack)
-    pixels, labels, usages = unpack.load()
-    real = {split: (pixels[usages == i], labels[usages == i]) for i, split in enumerate(SPLITS)}
-    record = audit.audit(real)
+    record = audit.audit(fer2013)
     assert record["distinct"] == 34034
     assert sum(of["constant"] for of in record["splits"].values()) == 12
     assert sum(len(group["copies"]) - 1 for group in record["groups"]) == 35887 - 34034
-    assert audit.seen(real["test"][0], real["train"][0]).sum() == 288
+    assert audit.seen(fer2013["test"][0], fer2013["train"][0]).sum() == 288
 
 
 def test_missing_data_say_what_to_do(tmp_path, capsys):

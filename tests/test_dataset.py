@@ -1,7 +1,6 @@
 """The CSV files: the original's layout byte for byte, both of Kaggle's, every kind of damage."""
 
 import hashlib
-import importlib.util
 import os
 from pathlib import Path
 
@@ -187,18 +186,11 @@ def test_what_the_data_are_is_told(splits):
     assert describe(splits, drawn).startswith("other data: train (8 rows, expected 8)")
 
 
-def test_the_real_data_are_recognised(shared):
+def test_the_real_data_are_recognised(fer2013):
     """In the order of Kaggle's file, as its MD5 proves (see unpack.py there)."""
-    if not (shared / "fer2013" / "unpack.py").is_file():
-        pytest.skip("needs ../shared/fer2013")
-    spec = importlib.util.spec_from_file_location("unpack", shared / "fer2013" / "unpack.py")
-    unpack = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(unpack)
-    pixels, labels, usages = unpack.load()
-    real = {split: (pixels[usages == i], labels[usages == i]) for i, split in enumerate(SPLITS)}
     data = settings.load(settings.DEFAULTS).data
-    assert describe(real, data) == "FER2013, unchanged"
-    turned = {split: (images[::-1], labels[::-1]) for split, (images, labels) in real.items()}
+    assert describe(fer2013, data) == "FER2013, unchanged"
+    turned = {split: (images[::-1], labels[::-1]) for split, (images, labels) in fer2013.items()}
     assert describe(turned, data) == "FER2013 in another order"
 
 
