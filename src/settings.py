@@ -135,7 +135,10 @@ class Settings:
         return Settings(values, self.folder, self.known_results)
 
     def changed(self, **parts):
-        """Return the same settings with other values: changed(training={"target_size": 224})."""
+        """Return the same settings with other values: changed(training={"target_size": 224}).
+
+        These are for the program to choose: nothing is checked.
+        """
         values = self.resolved()
         for part, content in parts.items():
             values[part].update(content)
