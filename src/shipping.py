@@ -18,6 +18,7 @@ from src import (
 )
 from src.dataset import CLASSES
 from src.errors import UserError
+from src.files import file_digest
 from src.markdown import table
 from src.settings import Settings
 
@@ -31,8 +32,8 @@ CHAINS = {
     "LHC_Net": ("LHC_Net",),
 }
 STARTS = {
-    True: "That one starts from ImageNet's weights, this one from random ones.",
-    False: "It is another run of the same protocol, from ImageNet's weights.",
+    "random": "That one starts from ImageNet's weights, this one from random ones.",
+    "ImageNet": "It is another run of the same protocol, from ImageNet's weights.",
 }
 VERSIONS = ("python", "keras", "tensorflow", "jax", "torch")  # that the card names
 
@@ -74,7 +75,8 @@ def ship(network, settings, name, folder):
         if abs(moved) > LIMIT:
             raise UserError(
                 f"packing moves the {SPLITS[split]} accuracy by {moved:+.3f} points, allowed: "
-                f"{LIMIT}; nothing was written"
+                f"{LIMIT}; nothing was written: ship another seed's net, or change BITS in "
+                "src/packed.py"
             )
     files = packed.files(parts)
     record = {
@@ -101,6 +103,7 @@ def origin(settings, name):
         start = then.data["backbone_weights"]
         return {
             "training": name,
+            "weights_sha256": file_digest(path.with_name(runs.WEIGHTS), "sha256"),
             "start": "random" if start == "random" else "ImageNet",
             "recipes": {
                 step: {
@@ -183,7 +186,7 @@ def card(record):
         size=record["architecture"]["target_size"],
         parameters=f"{record['parameters']:,}",
         files=", ".join(f"`{name}`" for name in sizes),
-        start=STARTS[made["start"] == "random"],
+        start=STARTS[made["start"]],
         recipe=table(rows, "<><"),
         seeds=", ".join(map(str, seeds)),
         card=", ".join(versions.get("gpus") or [versions["cpu"]]),
