@@ -7,7 +7,8 @@ PYTHON ?= python3
 VENV ?= .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 RUN = $(VENV)/bin/python
 SETTINGS ?= Settings/Quickstart
-STEPS = Download_Data ETL check_rep ResNet34_Train LHC_Train Controller_Train LHC_Eval Controller_Eval
+STEPS = Download_Data ETL check_rep ResNet34_Train LHC_Train Controller_Train LHC_Eval \
+	Controller_Eval Shipped_Eval
 
 .PHONY: run test lint bench clean
 

@@ -10,7 +10,7 @@ are left out) or - for a list of paths on the standard input. OpenCV finds the f
 cascade, or YuNet if you name its file; each is made grey and 48 x 48 pixels, as FER2013's were, and
 goes through the net as in evaluation. The first line tells which net: the first that is there of
 Controller (LHC-NetC), LHC, LHC_Net, ResNet34 and Control, trained by these scripts, then the
-published Controller_Downloaded and LHC_Downloaded.
+published Controller_Downloaded and LHC_Downloaded, then Shipped, which comes with the program.
 
 What can't be read is one line on stderr each, and the others go on. No file that lies among the
 pictures is overwritten. Exit code: 0, all was read (also where no face was found); 3, something

@@ -47,14 +47,18 @@ PAPER = {
     },
 }
 
+# Of report.txt.
+HEADINGS = {"test": "Test split", "tta_test": "Test split, test-time augmentation"}
 
-def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True):
+
+def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True, augmented=True):
     """Print the original's lines about `model` and write Results/<name>/; return the metrics.
 
     name: of the results folder. title: opens the first line. train: whether the training images
     are evaluated too; they are the JPEGs that ETL.py wrote. complete: whether the model's training
-    was; only told in the metrics. Raises UserError, before anything is computed, where data are
-    missing.
+    was; only told in the metrics. augmented: whether test-time augmentation, 60 times the test
+    split's work, is evaluated too; without it there is no page. Raises UserError, before anything
+    is computed, where data are missing.
 
     With "unseen_test" in the settings, one more line and two more metrics are of those test images
     that do not stand in the training split too.
@@ -100,25 +104,28 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True):
         _print("Test Perf", metrics["test"]["accuracy"])
         _print("Test Pred Repeated", metrics["test"]["repeated"])
 
-        batches = image_batches(test_images, settings)
-        tta_probabilities = tta.average(
-            devices.predictor(tta.with_view(model, settings.size)),
-            tta.table(tta.descriptions(settings.evaluation), settings.size),
-            tta.view_weights(settings.evaluation),
-            batches,
-            len(test_images),
-        )
-        metrics["tta_test"] = _measure(test_labels, tta_probabilities)
-        _print("TTA Test Perf", metrics["tta_test"]["accuracy"])
-        _print("TTA Test Pred Repeated", metrics["tta_test"]["repeated"])
+        tested = {"test": test_probabilities}
+        if augmented:
+            batches = image_batches(test_images, settings)
+            tested["tta_test"] = tta.average(
+                devices.predictor(tta.with_view(model, settings.size)),
+                tta.table(tta.descriptions(settings.evaluation), settings.size),
+                tta.view_weights(settings.evaluation),
+                batches,
+                len(test_images),
+            )
+            metrics["tta_test"] = _measure(test_labels, tested["tta_test"])
+            _print("TTA Test Perf", metrics["tta_test"]["accuracy"])
+            _print("TTA Test Pred Repeated", metrics["tta_test"]["repeated"])
 
     if unseen is not None:
-        metrics["unseen_test"] = _measure(test_labels[unseen], test_probabilities[unseen])
-        metrics["tta_unseen_test"] = _measure(test_labels[unseen], tta_probabilities[unseen])
+        for split, probabilities in tested.items():
+            of = split.replace("test", "unseen_test")
+            metrics[of] = _measure(test_labels[unseen], probabilities[unseen])
+        with_tta = f" (TTA {metrics['tta_unseen_test']['accuracy']:.17f})" if augmented else ""
         print(
-            f"Unseen Test Perf:  {metrics['unseen_test']['accuracy']:.17f} (TTA "
-            f"{metrics['tta_unseen_test']['accuracy']:.17f}), {unseen.sum()} of {len(unseen)} "
-            "images, which do not stand in the training split too",
+            f"Unseen Test Perf:  {metrics['unseen_test']['accuracy']:.17f}{with_tta}, "
+            f"{unseen.sum()} of {len(unseen)} images, which do not stand in the training split too",
             flush=True,
         )
 
@@ -133,19 +140,14 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True):
         "settings": settings.resolved(),
         "versions": runtime.versions(),
     }
-    arrays = {
-        "val_probabilities": val_probabilities,
-        "test_probabilities": test_probabilities,
-        "tta_test_probabilities": tta_probabilities,
-    }
+    predicted = {"val": val_probabilities, **tested}
+    arrays = {f"{split}_probabilities": rows for split, rows in predicted.items()}
     report = "\n".join(
-        f"{heading}\n\n{_report(test_labels, probabilities)}"
-        for heading, probabilities in (
-            ("Test split", test_probabilities),
-            ("Test split, test-time augmentation", tta_probabilities),
-        )
+        f"{HEADINGS[split]}\n\n{_report(test_labels, probabilities)}"
+        for split, probabilities in tested.items()
     )
-    percent = 100 * metrics["tta_test"]["accuracy"]
+    shown = "tta_test" if augmented else "test"
+    percent = 100 * metrics[shown]["accuracy"]
     with lock(folder / "results.lock", f"{folder} is being written", wait=True):
         remove_left(folder)
         with replace(folder / "metrics.json") as part, open(part, "wb") as file:
@@ -159,14 +161,17 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True):
             plots.confusion_matrix(
                 picture,
                 test_labels,
-                tta_probabilities.argmax(axis=1),
+                tested[shown].argmax(axis=1),
                 CLASSES,
-                f"{name}: {len(test_labels)} test images, with TTA {percent:.2f} % right",
+                f"{name}: {len(test_labels)} test images, {'with TTA ' if augmented else ''}"
+                f"{percent:.2f} % right",
             )
         written = folder / "report.html"
-        with plots.warning(written):
-            tested = {"test": test_probabilities, "tta_test": tta_probabilities}
-            page.write(written, name, record, training, test_images, test_labels, tested)
+        if augmented:
+            with plots.warning(written):
+                page.write(written, name, record, training, test_images, test_labels, tested)
+        elif written.exists():
+            written.unlink()  # it tells of the evaluation before
     print(f"data: {told}", file=sys.stderr)  # the lines on stdout are the original's
     print(f"Pictures and reports: {folder}", flush=True)
     return metrics

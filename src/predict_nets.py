@@ -2,7 +2,7 @@
 
 from collections import namedtuple
 
-from src import networks, runs, weights
+from src import networks, packed, runs, weights
 from src.checkpoints import load_checkpoint
 from src.errors import UserError, shown
 
@@ -21,14 +21,16 @@ PUBLISHED = {
     "Controller_Downloaded": ("LHC_NetC", "LHC_Net_Controller"),
     "LHC_Downloaded": ("LHC_Net", "LHC_Net"),
 }
-NAMES = (*TRAINED, *PUBLISHED)
+SHIPPED = "Shipped"
+NAMES = (*TRAINED, *PUBLISHED, SHIPPED)
 
 
 def candidates(settings):
-    """Return all Candidates, the best first: those trained here, then the published ones."""
+    """Return all Candidates, the best first: those trained here, the published ones, our own."""
     return [
         *(_trained(settings, name, network) for name, network in TRAINED.items()),
         *(_published(settings, name, *where) for name, where in PUBLISHED.items()),
+        _shipped(settings),
     ]
 
 
@@ -49,8 +51,8 @@ def choose(settings, name=None):
         str(settings.path(key)) for key in ("models_folder", "downloaded_models_folder")
     )
     raise UserError(
-        f"found no net in {folders}: run Download_Models.py for the published ones, or the "
-        "training scripts, with the same settings folder"
+        f"found no net in {folders}, and none that comes with the program: run Download_Models.py "
+        "for the published ones, or the training scripts, with the same settings folder"
     )
 
 
@@ -73,3 +75,12 @@ def _published(settings, name, network, prefix):
     path = settings.path("downloaded_models_folder") / network / prefix
     there = path.with_name(f"{prefix}.index").is_file()
     return Candidate(name, network, path if there else None, lambda net: load_checkpoint(net, path))
+
+
+def _shipped(settings):
+    path = packed.FOLDER if (packed.FOLDER / packed.RECORD).is_file() else None
+    try:
+        network = packed.record(packed.FOLDER)["architecture"]["network"]
+    except UserError:
+        network = "LHC_Net"  # `load` says what is wrong, if it is asked for
+    return Candidate(SHIPPED, network, path, lambda net: weights.load_shipped(net, settings))

@@ -134,6 +134,16 @@ class Settings:
             values["data"][key] = str(self.path(key) / f"seed{seed}")
         return Settings(values, self.folder, self.known_results)
 
+    def changed(self, **parts):
+        """Return the same settings with other values: changed(training={"target_size": 224}).
+
+        These are for the program to choose: nothing is checked.
+        """
+        values = self.resolved()
+        for part, content in parts.items():
+            values[part].update(content)
+        return Settings(values, self.folder, self.known_results)
+
     def _stage(self, stage):
         """Return a stage with the keys that it leaves out, and no more epochs than are allowed."""
         unset = dict.fromkeys(("patience", "seeds", "generator_seed"))

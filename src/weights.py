@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from src import backend, downloads, hdf5, runs, strict_json
+from src import backend, downloads, hdf5, packed, runs, strict_json
 from src.errors import UserError, shown
 from src.files import file_digest, lock, replace
 from src.lhc import LHC
@@ -247,6 +247,21 @@ def load_trained(model, settings, name, unfinished=False):
     find = runs.unfinished_folder if unfinished else runs.complete_folder
     path = find(settings, name) / runs.WEIGHTS
     load(model, path, architecture_of(model, settings))
+
+
+def load_shipped(model, settings):
+    """Put the weights of the net that comes with the program into `model`.
+
+    Raises UserError where that net is missing, damaged or of another architecture.
+    """
+    expected = packed.record(packed.FOLDER)["architecture"]
+    found = architecture_of(model, settings)
+    if found != expected:
+        raise UserError(
+            f"{packed.FOLDER}: this net needs other settings: {_differences(expected, found)}; "
+            "leave out --settings, or train a net with them first"
+        )
+    assign(model, packed.read(packed.FOLDER), packed.FOLDER)
 
 
 def architecture_of(model, settings):

@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = (
-    "Download_Data ETL check_rep ResNet34_Train LHC_Train Controller_Train LHC_Eval Controller_Eval"
+    "Download_Data ETL check_rep ResNet34_Train LHC_Train Controller_Train LHC_Eval "
+    "Controller_Eval Shipped_Eval"
 )
 
 if not shutil.which("make"):

@@ -17,6 +17,7 @@ from src import (
     evaluation,
     faces,
     networks,
+    packed,
     pictures,
     predict,
     predict_nets,
@@ -48,6 +49,11 @@ def work(tmp_path_factory, settings_folder):
     for number in range(4):
         Image.fromarray(DRAWN[number]).save(root / "pics" / f"{number}.png")
     return root
+
+
+@pytest.fixture(autouse=True)
+def nothing_shipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(packed, "FOLDER", tmp_path / "shipped")
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +245,7 @@ def test_a_camera(run, work, monkeypatch):
         (["pics", "--no-detect", "--explain", "pics"], "the pictures lie there"),
         (["pics", "--no-detect", "--model", "Controller"], "run Controller_Train.py"),
         (["pics", "--no-detect", "--model", "LHC_Downloaded"], "run Download_Models.py"),
+        (["pics", "--no-detect", "--model", "Shipped"], "comes without a trained net"),
         (["pics", "--no-detect", "--seed", "5"], "found no net in"),
     ],
 )
@@ -264,13 +271,14 @@ def test_the_best_net_comes_first(tmp_path, settings_folder):
     found = []
     published = tmp_path / "downloaded_models"
     for path in (
+        packed.FOLDER / packed.RECORD,
         published / "LHC_Net" / "LHC_Net.index",
         published / "LHC_NetC" / "LHC_Net_Controller.index",
         *(tmp_path / "models" / n / "weights.h5" for n in ("Control", "ResNet34", "LHC_Net")),
         *(tmp_path / "models" / n / "weights.h5" for n in ("LHC", "Controller")),
     ):
         path.parent.mkdir(parents=True)
-        path.touch()
+        path.touch()  # empty: what is damaged is told of when it is loaded
         found.append(predict_nets.choose(loaded).name)
     assert tuple(reversed(found)) == predict_nets.NAMES
 
