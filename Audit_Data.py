@@ -17,16 +17,19 @@ pictures are distinct, and that 288 of the test split stand in the training spli
 import json
 import sys
 
-from src import plots
-from src.audit import audit, report, sheet
 from src.cli import command, settings_from
-from src.dataset import SPLITS, load
 from src.files import lock, remove_left, replace
 
 
 @command
 def main(argv=None):
     folder = settings_from(argv, __doc__).path("data_folder")
+
+    # NumPy and Matplotlib start here, in a second.
+    from src import plots
+    from src.audit import audit, report, sheet
+    from src.dataset import SPLITS, load
+
     splits = {split: load(folder, split) for split in SPLITS}
     record = audit(splits)
     print(report(record), flush=True)

@@ -24,90 +24,34 @@ Expected result, the last four lines (class counts follow on the first three):
 
 import sys
 
-import numpy as np
-
-from src import plots
 from src.cli import command, parse
-from src.dataset import (
-    CLASSES,
-    KEPT,
-    SPLITS,
-    OtherData,
-    csv_path,
-    describe,
-    draw,
-    load,
-    longest_csv,
-    store,
-    verify,
-)
-from src.downloads import fetch
 from src.errors import UserError
 from src.files import lock, remove_left
-from src.sources import import_from
 
 SOURCE = {"dest": "source", "metavar": "PATH", "help": "import FER2013 from this file or folder"}
 LABELS = {"metavar": "CSV", "help": "with --from: take FERPlus' labels, fer2013new.csv"}
 FORCE = {"action": "store_true", "help": "replace CSVs that read well but hold other rows"}
 
 
-def download(data, folder, force):
-    """Fetch the CSVs that are missing or broken; none gets its name before it is verified."""
-    urls, counts, fer2013 = data["data_urls"], data["class_counts"], data["fer2013_sha256"]
-    missing = []
-    for split in SPLITS:
-        path = csv_path(folder, split)
-        if path.exists():
-            try:
-                verify(path, split, counts[split], fer2013)
-                print(f"already there: {path}", flush=True)
-                continue
-            except OtherData as error:
-                if not force:
-                    raise UserError(f"{error}; {KEPT}") from None
-            except UserError as error:
-                print(f"fetching again: {error}", flush=True)
-        missing.append(split)
-    for split in missing:
-        path = csv_path(folder, split)
-        fetch(
-            urls[path.name],
-            path,
-            check=lambda part, split=split: verify(part, split, counts[split], fer2013),
-            hint=", or import your own copy with `python Download_Data.py --from PATH`",
-            largest=longest_csv(counts[split]),
-        )
-
-
-def bring(data, folder, args):
-    """Download, import or draw the CSVs."""
-    if args.source is None and args.labels is not None:
-        raise UserError("--labels: expected --from PATH too, the fer2013.csv that they belong to")
-    if args.source is None and data["source"] == "download":
-        return download(data, folder, args.force)
-    if args.source is not None:
-        counts, fer2013 = data["class_counts"], data["fer2013_sha256"]
-        written = import_from(args.source, folder, counts, args.force, args.labels, fer2013)
-    else:
-        splits = draw(data)
-        written = store(folder, splits, args.force)
-        with plots.warning(folder / "sample.png"):
-            plots.sample_sheet(folder / "sample.png", *splits["train"], CLASSES)
-    print("written:" if written else "already there:", folder, flush=True)
-
-
 @command
 def main(argv=None):
     args = parse(argv, __doc__, {"--from": SOURCE, "--labels": LABELS, "--force": FORCE})
+    if args.source is None and args.labels is not None:
+        raise UserError("--labels: expected --from PATH too, the fer2013.csv that they belong to")
+
+    # NumPy and Matplotlib start here, in a second.
+    from src.arrival import bring
+    from src.dataset import csv_path, describe, load
+    from src.names import CLASSES, SPLITS
+
     data, folder = args.settings.data, args.settings.path("data_folder")
     with lock(folder / "data.lock", f"{folder} is being written"):
         remove_left(folder)
-        bring(data, folder, args)
+        bring(data, folder, args.source, args.labels, args.force)
     splits = {split: load(folder, split) for split in SPLITS}
-    for split in SPLITS:
-        found = np.bincount(splits[split][1], minlength=len(CLASSES))
-        listing = ", ".join(f"{name} {n}" for name, n in zip(CLASSES, found))
-        print(f"{split}: {found.sum()} images in {csv_path(folder, split)}: {listing}")
+    for split, (_, labels) in splits.items():
+        listing = ", ".join(f"{name} {(labels == n).sum()}" for n, name in enumerate(CLASSES))
+        print(f"{split}: {len(labels)} images in {csv_path(folder, split)}: {listing}")
     print("data:", describe(splits, data))
     return 0
 

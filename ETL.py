@@ -16,13 +16,16 @@ Disk: 520 MB. It ends with a line such as
 import sys
 
 from src.cli import command, settings_from
-from src.dataset import csv_path, load
-from src.etl import SUBFOLDER, write_images
 
 
 @command
 def main(argv=None):
     settings = settings_from(argv, __doc__)
+
+    # NumPy and the compiled kernels start here, in a second.
+    from src.dataset import csv_path, load
+    from src.etl import SUBFOLDER, write_images
+
     data = settings.path("data_folder")
     images, labels = load(data, "train")
     folder, size = settings.path("images_folder"), settings.size

@@ -20,16 +20,11 @@ Expected result:
     Tables: README.md, Experiments/README.md
 """
 
-import json
 import sys
 from pathlib import Path
 
-from src import comparison, dataset, plots, results
 from src.cli import SEED, command, parse
-from src.files import replace
-from src.markdown import between
 
-BEGIN, END = "<!-- made by Results.py: begin -->", "<!-- made by Results.py: end -->"
 OPTIONS = {
     "--experiments": {
         "metavar": "FOLDER",
@@ -48,59 +43,24 @@ OPTIONS = {
 @command
 def main(argv=None):
     args = parse(argv, __doc__, OPTIONS)
+
+    # NumPy, SciPy and Matplotlib start here, in seconds.
+    from src import plots, results, results_pages
+
     folder = args.experiments
     if args.collect:
         for target in results.collect(args.settings, args.collect, folder):
             print(f"Collected: {target}")
-        if (folder / "mcnemar.json").exists():  # of the runs before
-            (folder / "mcnemar.json").unlink()
+        if (folder / results_pages.COUNTS).exists():  # of the runs before
+            (folder / results_pages.COUNTS).unlink()
     groups = results.read(folder)
-    count(folder, groups, args.settings)
+    results_pages.count(folder, groups, args.settings)
     curves = {" ".join(group): [r.history for r in runs.values()] for group, runs in groups.items()}
     plots.curves(folder / "curves.png", curves)
     print(results.results_table(groups))
-    written = []
-    for path, parts in pages(folder, groups).items():
-        text = path.read_bytes().decode("utf-8") if path.is_file() else ""
-        if BEGIN in text and END in text:
-            with replace(path) as part, open(part, "wb") as file:
-                file.write(between(text, BEGIN, END, parts).encode())
-            written.append(str(path))
+    written = map(str, results_pages.write(folder, groups))
     print(f"Tables: {', '.join(written) or 'in no page'}")
     return 0
-
-
-def count(folder, groups, settings):
-    """Keep McNemar's counts in mcnemar.json, if the labels of the runs' test split are at hand."""
-    data = settings.path("data_folder")
-    if comparison.pairs(groups) and dataset.csv_path(data, "test").is_file():
-        test = dataset.load(data, "test")
-        told = {dataset.describe({"test": test}, settings.data)}
-        if told == {run.data for runs in groups.values() for run in runs.values()}:
-            with replace(folder / "mcnemar.json") as part, open(part, "wb") as file:
-                file.write(
-                    json.dumps(comparison.mcnemar_counts(groups, test[1]), indent=1).encode()
-                )
-
-
-def pages(folder, groups):
-    """Return {path: the parts between its marks} of the two pages."""
-    counts = results.read_list(folder / "mcnemar.json", {})
-    tried = results.read_list(folder / "tried.json", [])
-    starts = {
-        r.settings.data["backbone_weights"] for runs in groups.values() for r in runs.values()
-    }
-    start = [results.RANDOM_START] if starts == {"random"} else []
-    table = [results.results_table(groups), results.NOTES, *start]
-    compared = comparison.parts(groups, counts)
-    page = [
-        *("## Results", *table),
-        *(["## Runs of the same seeds", *compared] if compared else []),
-        *("## Curves", "![validation loss and accuracy of every seed](curves.png)"),
-        *("## Recipes", results.recipes_table(groups)),
-        *("## What was tried", results.tried_table(tried, groups)),
-    ]
-    return {folder.parent / "README.md": [*table, *compared], folder / "README.md": page}
 
 
 if __name__ == "__main__":

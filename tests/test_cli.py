@@ -110,29 +110,35 @@ def test_a_fault_may_have_a_code_of_its_own(capsys):
 
 
 ROOT = Path(__file__).resolve().parent.parent
-HELP = """
+ANSWER = """
 import runpy, sys
-sys.argv = [sys.argv[1], "--help"]
+sys.argv = sys.argv[1:]
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 except SystemExit as end:
-    assert end.code == 0
-    print("frameworks:", sorted({"keras", "tensorflow", "jax", "torch"} & set(sys.modules)))
+    slow = {"keras", "tensorflow", "jax", "torch", "numba", "pandas", "scipy", "matplotlib"}
+    print("slow:", sorted(slow & set(sys.modules)), "code:", end.code)
 """
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.py")))
-def test_help_starts_no_framework(script):
-    done = subprocess.run(
-        [sys.executable, "-c", HELP, script],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        preexec_fn=partial(resource.setrlimit, resource.RLIMIT_AS, (16 << 30, 16 << 30)),
-    )
-    assert done.stdout.splitlines()[-1] == "frameworks: []"
-    assert "--settings FOLDER" in done.stdout or script == "Results.py"
+def test_help_and_mistakes_import_nothing_slow(script):
+    def answer(*words):
+        return subprocess.run(
+            [sys.executable, "-c", ANSWER, script, *words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+            preexec_fn=partial(resource.setrlimit, resource.RLIMIT_AS, (16 << 30, 16 << 30)),
+        )
+
+    shown = answer("--help").stdout
+    assert shown.splitlines()[-1] == "slow: [] code: 0"
+    assert "--settings FOLDER" in shown or script == "Results.py"
+    mistaken = answer("--settings", "nowhere")
+    assert mistaken.stdout == f"slow: [] code: {3 if script == 'check_rep.py' else 2}\n"
+    assert mistaken.stderr.startswith("error: nowhere: ")
 
 
 @pytest.mark.parametrize("text, seed", [("0", 0), ("4000000000", 4000000000), ("5", 5)])

@@ -87,7 +87,18 @@ def test_only_the_backend_knows_what_it_runs_on(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["audit", "checkpoints", "dataset", "downloads", "etl", "plots", "sample", "sources"]
+    "name",
+    [
+        "arrival",
+        "audit",
+        "checkpoints",
+        "dataset",
+        "downloads",
+        "etl",
+        "plots",
+        "sample",
+        "sources",
+    ],
 )
 def test_data_and_downloads_need_no_keras(name):
     """What Download_Data.py, Download_Models.py and ETL.py use starts in a second."""

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 import Results
-from src import comparison, results, settings
+from src import comparison, markdown, results, results_pages, settings
 from src.errors import UserError
+from src.results_pages import BEGIN, END
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = results.read(ROOT / "Experiments")
 IMAGES = 40
 LABELS = np.random.default_rng(0).integers(0, 7, IMAGES)
-MARKED = f"# A page\n\n{Results.BEGIN}\nold\n{Results.END}\nthe end\n"
+MARKED = f"# A page\n\n{BEGIN}\nold\n{END}\nthe end\n"
 
 
 def probabilities(wrong, seed=1):
@@ -163,9 +164,9 @@ def test_does_lhc_help(collected, monkeypatch):
     assert "+6.29 to +18.71" in text  # 10, 12.5, 15: 12.5 -+ 4.3027 * 2.5 / sqrt(3)
     assert "not computed" in text
 
-    monkeypatch.setattr(Results.dataset, "csv_path", lambda *args: experiments / "README.md")
-    monkeypatch.setattr(Results.dataset, "load", lambda *args: (None, LABELS))
-    monkeypatch.setattr(Results.dataset, "describe", lambda *args: "FER2013, unchanged")
+    monkeypatch.setattr(results_pages.dataset, "csv_path", lambda *args: experiments / "README.md")
+    monkeypatch.setattr(results_pages.dataset, "load", lambda *args: (None, LABELS))
+    monkeypatch.setattr(results_pages.dataset, "describe", lambda *args: "FER2013, unchanged")
     assert Results.main(["--experiments", str(experiments)]) == 0
     counts = json.loads((experiments / "mcnemar.json").read_text())
     assert counts["Mine LHC - Mine Control"]["test"] == [[4, 0], [5, 0], [6, 0]]
@@ -200,9 +201,9 @@ def test_rounding_keeps_the_highest_class():
 
 
 def test_the_published_tables_are_up_to_date():
-    for path, parts in Results.pages(ROOT / "Experiments", PUBLISHED).items():
+    for path, parts in results_pages.pages(ROOT / "Experiments", PUBLISHED).items():
         text = path.read_bytes().decode("utf-8")
-        again = Results.between(text, Results.BEGIN, Results.END, parts)
+        again = markdown.between(text, BEGIN, END, parts)
         assert again == text, "run python Results.py"
 
 

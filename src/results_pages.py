@@ -1,0 +1,60 @@
+"""The pages that tell of the collected runs, between marks of their own, and what they count."""
+
+import json
+
+from src import comparison, dataset, results
+from src.files import replace
+from src.markdown import between
+
+BEGIN, END = "<!-- made by Results.py: begin -->", "<!-- made by Results.py: end -->"
+COUNTS = "mcnemar.json"  # of McNemar's test, which tell no label
+
+
+def count(experiments, groups, settings):
+    """Keep McNemar's counts, if the labels of the runs' test split are at hand.
+
+    experiments: the folder of the collected runs. groups: of `results.read`.
+    """
+    data = settings.path("data_folder")
+    if comparison.pairs(groups) and dataset.csv_path(data, "test").is_file():
+        test = dataset.load(data, "test")
+        told = {dataset.describe({"test": test}, settings.data)}
+        if told == {run.data for runs in groups.values() for run in runs.values()}:
+            counts = comparison.mcnemar_counts(groups, test[1])
+            with replace(experiments / COUNTS) as part, open(part, "wb") as file:
+                file.write(json.dumps(counts, indent=1).encode())
+
+
+def write(experiments, groups):
+    """Write the tables into the pages that have marks for them; return the paths of these."""
+    written = []
+    for path, parts in pages(experiments, groups).items():
+        text = path.read_bytes().decode("utf-8") if path.is_file() else ""
+        if BEGIN in text and END in text:
+            with replace(path) as part, open(part, "wb") as file:
+                file.write(between(text, BEGIN, END, parts).encode())
+            written.append(path)
+    return written
+
+
+def pages(experiments, groups):
+    """Return {path: the parts between its marks} of the two pages."""
+    counts = results.read_list(experiments / COUNTS, {})
+    tried = results.read_list(experiments / "tried.json", [])
+    starts = {
+        r.settings.data["backbone_weights"] for runs in groups.values() for r in runs.values()
+    }
+    start = [results.RANDOM_START] if starts == {"random"} else []
+    table = [results.results_table(groups), results.NOTES, *start]
+    compared = comparison.parts(groups, counts)
+    page = [
+        *("## Results", *table),
+        *(["## Runs of the same seeds", *compared] if compared else []),
+        *("## Curves", "![validation loss and accuracy of every seed](curves.png)"),
+        *("## Recipes", results.recipes_table(groups)),
+        *("## What was tried", results.tried_table(tried, groups)),
+    ]
+    return {
+        experiments.parent / "README.md": [*table, *compared],
+        experiments / "README.md": page,
+    }
