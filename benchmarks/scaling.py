@@ -147,9 +147,9 @@ def training_rates(options, values, data, batch, profile=False):
     rates = []
     for _ in range(options.epochs):
         start = time.perf_counter()
-        feed.fit(options.network)
+        feed.fit("{:.0%}".format)
         rates.append(len(data[0]) / (time.perf_counter() - start))
-    return rates[1:], shares_of_time(lambda: feed.fit(options.network)) if profile else {}
+    return rates[1:], shares_of_time(lambda: feed.fit("{:.0%}".format)) if profile else {}
 
 
 def shares_of_time(work):

@@ -123,6 +123,12 @@ class Trainer(keras.Model):
         return B.after_step(self, super().train_step(*args), self.descent.average)
 
 
+def schedule(stage, steps):
+    """Return the Schedule of a stage with so many steps an epoch."""
+    warmup = round(stage["warmup_epochs"] * steps)
+    return Schedule(stage["learning_rate"], stage["schedule"], warmup, stage["epochs"] * steps)
+
+
 def compile_model(model, net, stage, steps, steps_per_execution=1, xla=False):
     """Give `model`, a Trainer or for a plain stage any other, the optimizer and loss of a stage.
 
@@ -131,8 +137,7 @@ def compile_model(model, net, stage, steps, steps_per_execution=1, xla=False):
     if is_plain(stage):
         optimizer, rate = stage["optimizer"], stage["learning_rate"]
         return B.compile_model(model, optimizer, rate, steps_per_execution, xla)
-    warmup = round(stage["warmup_epochs"] * steps)
-    rate = Schedule(stage["learning_rate"], stage["schedule"], warmup, stage["epochs"] * steps)
+    rate = schedule(stage, steps)
     if stage["optimizer"] == "adam":
         model.descent = DescentAdam(net, stage, learning_rate=rate)
     else:

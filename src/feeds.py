@@ -27,7 +27,7 @@ VALIDATION_BATCH = 32  # Keras' default, which the original leaves as it is
 class Feed(Protocol):
     """Trains and validates a model for one stage of a recipe.
 
-    `images` has the length of the training split.
+    `images` has the length of the training split; `stage` is what it was made for.
     """
 
     def __init__(self, model, stage, training, validation, settings, random):
@@ -44,7 +44,8 @@ class Feed(Protocol):
     def fit(self, title):
         """Train for one epoch; return {"loss", "categorical_accuracy"}.
 
-        title: what a progress bar says.
+        title: what a progress bar says, a function of the share (0 to 1) of the epoch that is
+        done.
         """
 
     def validate(self):
@@ -183,9 +184,12 @@ def epoch_order(batches):
 
 
 def epoch_batches(batches, order, title):
-    """Yield the batches in that order, with a progress bar."""
-    for index in progress_bar(order, desc=title, unit="batch", leave=False):
-        yield batches[index]
+    """Yield the batches in that order, with a progress bar; title: as `Feed.fit` takes it."""
+    with progress_bar(total=len(order), unit="batch", leave=False) as bar:
+        for done, index in enumerate(order):
+            bar.set_description(title(done / len(order)), refresh=False)
+            yield batches[index]
+            bar.update()
 
 
 def load_training(settings):

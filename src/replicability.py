@@ -13,7 +13,7 @@ IDENTICAL, REPEATABLE, NOT_REPEATABLE = 0, 1, 2  # the exit codes
 # What a table entry may say about its machine, and the name of it in `runtime.versions()`.
 CONDITIONS = ("tensorflow", "python", "cpu", "gpus", "driver", "cuda", "cudnn")
 # Runtime settings that cannot change the value.
-NEUTRAL = ("image_cache_mb", "prefetch_batches", "max_epochs", "max_test_images")
+NEUTRAL = ("image_cache_mb", "prefetch_batches", "tensorboard", "max_epochs", "max_test_images")
 
 
 def measure(settings):

@@ -120,7 +120,8 @@ class Settings:
     def with_seed(self, seed):
         """Return the same settings for another run: its seeds, and folders of its own for it.
 
-        Every seed of the recipes becomes `seed`; models and results go to seed<seed>/ in theirs.
+        Every seed of the recipes becomes `seed`; models, results and TensorBoard's curves go to
+        seed<seed>/ in theirs.
         """
         values = self.resolved()
         values["training"]["seed"] = seed
@@ -132,6 +133,10 @@ class Settings:
                 stage["generator_seed"] = None if stage["generator_seed"] is None else seed
         for key in ("models_folder", "results_folder"):
             values["data"][key] = str(self.path(key) / f"seed{seed}")
+        if self.runtime["tensorboard"]:
+            values["runtime"]["tensorboard"] = str(
+                Path(self.runtime["tensorboard"]) / f"seed{seed}"
+            )
         return Settings(values, self.folder, self.known_results)
 
     def changed(self, **parts):
@@ -282,8 +287,9 @@ def _check(settings):
     """Raise UserError for impossible paths, and values that are impossible together."""
     folder, size = settings.folder, settings.size
     paths = [("data", key) for key in (*FOLDERS, "backbone_weights")]
-    if settings.runtime["compilation_cache"] is not None:
-        paths.append(("runtime", "compilation_cache"))
+    for key in ("compilation_cache", "tensorboard"):
+        if settings.runtime[key] is not None:
+            paths.append(("runtime", key))
     for file, key in paths:
         values = getattr(settings, file)
         try:

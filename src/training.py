@@ -17,13 +17,16 @@ import gc
 import hashlib
 import math
 import time
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from src import backend, descent, devices, distillation, feeds, plots, runs, weights
+from src import backend, board, descent, devices, distillation, feeds, plots, runs, weights
 from src.errors import UserError, is_out_of_memory
 from src.files import replace
+from src.progress import Outlook
 from src.runtime import versions
 
 COLUMNS = (
@@ -43,6 +46,7 @@ NEUTRAL = (
     "image_cache_mb",
     "prefetch_batches",
     "compilation_cache",
+    "tensorboard",
     "max_test_images",
     "max_epochs",
 )
@@ -79,7 +83,8 @@ def train(model, settings, name, restart=False):
             with runs.intact(run.folder / runs.STATE):
                 _check_values(values, recipe["stages"])
             print(f"{run.folder}: {len(values['rows'])} epochs are done, going on", flush=True)
-        rows = values["rows"]
+        rows, outlook = values["rows"], Outlook(recipe["stages"])
+        curves = board.Board(_board_folder(settings, name) if run.writes else None)
         for number, stage in enumerate(recipe["stages"], start=1):
             if stage["seeds"]:
                 backend.set_seeds(**stage["seeds"])
@@ -88,17 +93,19 @@ def train(model, settings, name, restart=False):
             seeds = (stage["seeds"] or recipe["seeds"]).values()
             random = np.random.default_rng([*seeds, stage["generator_seed"] or 0, number])
             feed = opened.feed(model, stage, random)
-            keeper = Keeper(run, model, settings, feed, number, rows)
+            keeper = Keeper(run, model, settings, feed, number, rows, curves)
             if number == values["stage"]:
                 keeper.resumed = values, arrays
                 if values["progress"]["finished"]:
                     keeper.restore_layers()
                     continue
+            outlook.stages = recipe["stages"][number - 1 :]
             label = f"{name} stage {number}/{len(recipe['stages'])}"
             with enough_memory(f"{label}: batch_size {stage['batch_size']}", settings.size):
                 done = len(rows)
                 try:
-                    for row in run_stage(model, stage, feed, settings.runtime, label, keeper):
+                    how = settings.runtime, label, keeper, outlook
+                    for row in run_stage(model, stage, feed, *how):
                         rows.append(dict(row, stage=number))
                         keeper.draw_history(at_most_every=PICTURE_SECONDS)
                 finally:
@@ -106,6 +113,11 @@ def train(model, settings, name, restart=False):
                         keeper.draw_history()
     print(f"Best weights and history: {settings.path('models_folder') / name}", flush=True)
     return rows
+
+
+def _board_folder(settings, name):
+    folder = settings.runtime["tensorboard"]
+    return folder and Path(folder) / name
 
 
 def _check_values(values, stages):
@@ -132,9 +144,9 @@ class Keeper:
     resumed = None  # or the state (values, arrays) to go on from
     drawn = -math.inf  # when the picture was drawn last
 
-    def __init__(self, run, model, settings, feed, number, rows):
+    def __init__(self, run, model, settings, feed, number, rows, curves):
         self.run, self.model, self.settings, self.feed = run, model, settings, feed
-        self.number, self.rows = number, rows
+        self.number, self.rows, self.curves = number, rows, curves
 
     def keep(self, progress, row, better):
         """Have all written that the next epoch starts from, while that one trains already.
@@ -142,6 +154,9 @@ class Keeper:
         row: the last epoch's. better: whether its weights are the stage's best so far. They come
         second: until they are written, the state knows that its own are the best.
         """
+        if self.settings.runtime["tensorboard"]:
+            # Before the state: what is told twice counts once, what is not told is missing.
+            self.curves.add(len(self.rows) + 1, self._scalars(progress, row))
         feed, arrays = self.feed.state()
         values = {
             "stage": self.number,
@@ -163,6 +178,18 @@ class Keeper:
 
         # All processes read, since reading a variable may take all of them.
         self.run.later(write)
+
+    def _scalars(self, progress, row):
+        """Return {name: number} of an epoch: its row, its last learning rate, and of LHC-NetC each
+        module's scalar."""
+        stage = self.feed.stage
+        steps = -(-len(self.feed.images) // stage["batch_size"])
+        rate = descent.schedule(stage, steps)(progress.epoch * steps - 1)
+        scalars = {**row, "stage": self.number, "learning_rate": float(backend.to_numpy(rate))}
+        for layer in self.model.layers:
+            if getattr(layer, "controller", None) is not None:
+                scalars[f"{layer.name}/w"] = float(backend.to_numpy(layer.w))
+        return scalars
 
     def restore(self):
         """Return (Progress, best weights or None) that a compiled stage starts with."""
@@ -225,18 +252,19 @@ class NoKeeper:
         return Progress(), None
 
 
-def run_stage(model, stage, feed, runtime, label, keeper=None):
+def run_stage(model, stage, feed, runtime, label, keeper=None, outlook=None):
     """Train one stage; yield a history row (without "stage") after each epoch.
 
     stage: of a recipe. feed: the `feeds.Feed` of this model and stage. runtime: the settings of
-    that name. label: opens the printed lines. keeper: a Keeper, or None to keep nothing. Raises
-    UserError when a loss or weight is no longer a number.
+    that name. label: opens the printed lines. keeper: a Keeper, or None to keep nothing. outlook:
+    an Outlook on this stage and those after it, or None if there are none. Raises UserError when a
+    loss or weight is no longer a number.
 
     Early stopping is that of TensorFlow 2.4.1 (REFERENCE.md section 6): a tie is no improvement,
     and the best weights are put back only when the patience runs out, not when the epoch limit
     ends the stage.
     """
-    keeper = keeper or NoKeeper()
+    keeper, outlook = keeper or NoKeeper(), outlook or Outlook([stage])
     steps, xla = runtime["steps_per_execution"], runtime["xla"]
     feed.compile(steps, xla)
     progress, best_weights = keeper.restore()
@@ -245,20 +273,22 @@ def run_stage(model, stage, feed, runtime, label, keeper=None):
         progress.epoch += 1
         title = f"{label} epoch {progress.epoch}/{stage['epochs']}"
         started = time.perf_counter()
-        logs = feed.fit(title)
+        logs = feed.fit(partial(_bar_title, title, outlook, progress))
         seconds = time.perf_counter() - started
         with feed.averaged():
             row = {"epoch": progress.epoch, **logs, **feed.validate()}
             better = row["val_categorical_accuracy"] > progress.best
             judged = model.get_weights() if better else None
         row.update(seconds=seconds, images_per_second=len(feed.images) / seconds)
-        print(
+        best = row["val_categorical_accuracy"] if better else progress.best
+        progress.waited = 0 if better else progress.waited + 1
+        stops_early = bool(stage["patience"]) and progress.waited >= stage["patience"]
+        figures = (
             "{}: loss {loss:.4f}, accuracy {categorical_accuracy:.4f}, val_loss {val_loss:.4f}, "
-            "val_accuracy {val_categorical_accuracy:.4f}, {images_per_second:.1f} images/s".format(
-                title, **row
-            ),
-            flush=True,
-        )
+            "val_accuracy {val_categorical_accuracy:.4f}, {images_per_second:.1f} images/s"
+        ).format(title, **row)
+        words = outlook.after(progress.epoch, best, stops_early)
+        print("; ".join(filter(None, (figures, words))), flush=True)
         if not all(math.isfinite(value) for value in row.values()):
             yield row
             raise UserError(
@@ -266,8 +296,7 @@ def run_stage(model, stage, feed, runtime, label, keeper=None):
                 " lower the stage's learning_rate"
             )
         if better:
-            progress.best, progress.best_epoch = row["val_categorical_accuracy"], progress.epoch
-            progress.waited = 0
+            progress.best, progress.best_epoch = best, progress.epoch
             best_weights = judged
             # A weight that is no number need not show in the loss: ReLU and maximum hide it.
             if not all(np.isfinite(array).all() for array in best_weights):
@@ -275,9 +304,7 @@ def run_stage(model, stage, feed, runtime, label, keeper=None):
                 raise UserError(
                     f"{title}: found weights that are not finite; lower the stage's learning_rate"
                 )
-        else:
-            progress.waited += 1
-        if stage["patience"] and progress.waited >= stage["patience"]:
+        if stops_early:
             model.set_weights(best_weights)
             progress.finished = True
         else:
@@ -285,6 +312,11 @@ def run_stage(model, stage, feed, runtime, label, keeper=None):
             progress.finished = progress.epoch >= stage["epochs"]
         keeper.keep(progress, row, better)
         yield row
+
+
+def _bar_title(title, outlook, progress, done):
+    words = outlook.during(progress.epoch, progress.best, done)
+    return f"{title}, {words}" if words else title
 
 
 @contextlib.contextmanager

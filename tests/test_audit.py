@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import Audit_Data
-from src import audit, dataset
+from src import audit, dataset, plots
 from src.names import SPLITS
 
 
@@ -154,7 +154,7 @@ def test_a_sheet_that_cannot_be_drawn_is_a_warning(tmp_path, capsys, monkeypatch
     def draw(*args):
         raise RuntimeError("no font")
 
-    monkeypatch.setattr(Audit_Data.plots, "captioned_sheet", draw)
+    monkeypatch.setattr(plots, "captioned_sheet", draw)
     code, data, _, error = run(tmp_path, SPLITS_OF_ROWS, capsys)
     assert code == 0 and "audit.png: could not be written: no font" in error
     assert (data / "audit.json").is_file()

@@ -314,8 +314,10 @@ def test_names_that_are_not_read_are_told(tmp_path, name):
         load(tmp_path)
 
 
-@pytest.mark.parametrize("key", FOLDERS)
-def test_folders_of_the_program_are_refused(tmp_path, monkeypatch, key):
+@pytest.mark.parametrize(
+    "file, key", [*(("Data", key) for key in FOLDERS), ("Runtime", "tensorboard")]
+)
+def test_folders_of_the_program_are_refused(tmp_path, monkeypatch, file, key):
     """Else a settings folder from elsewhere could overwrite code, or put a module beside it."""
     monkeypatch.chdir(PROGRAM)
     (tmp_path / "link").symlink_to(PROGRAM / "src")
@@ -323,12 +325,12 @@ def test_folders_of_the_program_are_refused(tmp_path, monkeypatch, key):
     refused += [".git/hooks", ".venv/lib", "benchmarks", str(PROGRAM), str(tmp_path / "link")]
     refused += ["\u017frc"]  # with a long s, which macOS takes for src
     for folder in refused:
-        write(tmp_path, Data={key: folder})
+        write(tmp_path, **{file: {key: folder}})
         with pytest.raises(UserError, match=f"{key}: found .*allowed: folders that hold nothing"):
             load(tmp_path)
     for folder in ("Data", "Quickstart/Models", "srcs", "../Elsewhere", str(tmp_path / "src")):
-        write(tmp_path, Data={key: folder})
-        assert load(tmp_path).data[key] == folder
+        write(tmp_path, **{file: {key: folder}})
+        assert getattr(load(tmp_path), file.lower())[key] == folder
 
 
 @pytest.mark.parametrize("key", [*FOLDERS, "backbone_weights"])
@@ -596,7 +598,10 @@ def test_another_seed_is_another_run():
     assert other.path("models_folder") == loaded.path("models_folder") / "seed7"
     assert other.path("results_folder") == loaded.path("results_folder") / "seed7"
     assert other.path("data_folder") == loaded.path("data_folder")
+    assert other.runtime["tensorboard"] is None
     assert loaded.resolved() == load(DEFAULTS).resolved()  # which stays as it was
+    loaded.runtime["tensorboard"] = "Curves"
+    assert loaded.with_seed(7).runtime["tensorboard"] == os.path.join("Curves", "seed7")
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in DEFAULTS.iterdir() if p.is_dir()))

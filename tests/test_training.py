@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import threading
 import zipfile
@@ -25,6 +26,7 @@ from src import (
     networks,
     pixels,
     plots,
+    progress,
     runs,
     settings,
     training,
@@ -34,6 +36,7 @@ from src.backend import keras
 from src.errors import UserError
 from src.fast.feed import DeviceFeed
 from src.files import file_digest
+from src.lhc import LHC
 from src.settings import PLAIN_PICTURES, PLAIN_STEPS
 
 TINY = Path(__file__).parent / "data" / "tiny_data"
@@ -203,6 +206,26 @@ def test_batches_are_taken_in_the_originals_order(scripted, loaded, ahead):
 def test_a_loss_that_is_no_number_stops(scripted, bad, which):
     with pytest.raises(UserError, match=f"x epoch 1/3.* {which} {bad}.*learning_rate"):
         scripted([0.5], epochs=3, **{which: bad})
+
+
+def test_each_epochs_line_tells_the_best_and_the_time_left(scripted, capsys):
+    scripted([0.25, 0.5, 0.125, 0.25], patience=2, epochs=9)
+    lines = capsys.readouterr().out.splitlines()
+    figures = "loss 1.0000, accuracy 0.5000, val_loss 1.0000, val_accuracy"
+    ends = [line.split(" images/s; ")[1] for line in lines]
+    left = r"best (0.\d+), at most \d+:\d\d:\d\d left"
+    assert all(line.startswith(f"x epoch {i}/9: {figures} ") for i, line in enumerate(lines, 1))
+    assert [re.fullmatch(left, end)[1] for end in ends[:3]] == ["0.2500", "0.5000", "0.5000"]
+    assert ends[3] == "best 0.5000"  # its patience has ended it
+
+
+def test_the_bar_within_an_epoch_tells_them_too(scripted, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SECONDS", 0)
+    scripted([0.25, 0.5], epochs=2)
+    told = [line.split(":  ")[0] for line in capsys.readouterr().err.splitlines()]
+    left = r"about \d+:\d\d:\d\d left"
+    assert any(re.fullmatch(f"x epoch 1/2, {left}", line) for line in told)
+    assert any(re.fullmatch(f"x epoch 2/2, best 0.2500, {left}", line) for line in told)
 
 
 def test_numbers_out_of_range_leave_no_weights(loaded):
@@ -416,6 +439,82 @@ def test_stages_that_ask_for_more_go_on_to_the_same_bits_too(
     with monkeypatch.context() as patch:
         found = lived(loaded, patch, done, life=RICHER)
     equal(found, expected)
+
+
+def curves_of(folder):
+    """Return {name: {step: value}} of the curves in a folder, as TensorBoard shows them."""
+    tensorflow = pytest.importorskip("tensorflow")
+    found = {}
+    for path in sorted(folder.iterdir()):
+        for event in tensorflow.compat.v1.train.summary_iterator(str(path)):
+            if event.HasField("session_log"):  # a start takes back what was told of later steps
+                for curve in found.values():
+                    for step in [step for step in curve if step >= event.step]:
+                        del curve[step]
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return found
+
+
+@pytest.mark.parametrize("numerics", ["reference", "fast"])
+@pytest.mark.parametrize("call, after, done", [(2, False, 1), (4, True, 4)])
+def test_a_stopped_training_tells_each_epoch_once(
+    loaded, monkeypatch, tmp_path, call, after, done, numerics
+):
+    loaded.runtime.update(numerics=numerics, tensorboard=str(tmp_path / "Curves"))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killing(patch, runs.Run, "keep", call, after)
+        lived(loaded, patch)
+    with monkeypatch.context() as patch:
+        rows, _ = lived(loaded, patch, done)
+    curves = curves_of(tmp_path / "Curves" / "ResNet34")
+    names = {*training.COLUMNS, "learning_rate"}
+    assert set(curves) == names
+    for name in ("stage", "epoch", "loss", "val_loss", "val_categorical_accuracy"):
+        told = {step: np.float32(row[name]) for step, row in enumerate(rows, start=1)}
+        assert curves[name] == told, name
+    rates = [np.float32(rate) for rate in (1e-3, 1e-3, 1e-3, 0.01, 0.01, 0.01)]
+    assert list(curves["learning_rate"].values()) == rates
+
+
+def test_curves_change_no_number_and_may_come_and_go(loaded, monkeypatch, tmp_path):
+    backend.set_deterministic()
+    with monkeypatch.context() as patch:
+        expected = lived(loaded, patch)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killing(patch, runs.Run, "keep", 2, after=True)
+        lived(loaded, patch)
+    loaded.runtime["tensorboard"] = str(tmp_path / "Curves")
+    with monkeypatch.context() as patch:
+        equal(lived(loaded, patch, 2), expected)
+    assert list(curves_of(tmp_path / "Curves" / "ResNet34")["loss"]) == [3, 4, 5, 6]
+
+
+def test_the_scalars_of_the_modules_and_a_falling_rate_are_told(loaded, tmp_path):
+    loaded.runtime["tensorboard"] = str(tmp_path / "Curves")
+    layers = keras.layers
+    image = layers.Input((SIZE, SIZE, 3))
+    x = layers.BatchNormalization(name="bn_data")(image)
+    x = layers.Conv2D(4, 5, strides=4, name="conv0")(x)
+    x = LHC(num_heads=7, att_embed_dim=2, controller=0.25, name="lhc1")(x)
+    x = layers.Dense(7, activation="softmax", name="fc3")(layers.Flatten()(x))
+    model = keras.Model(image, x, name="ResNet34")
+    run(model, loaded, [stage(2, schedule="cosine", learning_rate=0.125)])
+    curves = curves_of(tmp_path / "Curves" / "ResNet34")
+    assert curves["lhc1/w"][2] == float(backend.to_numpy(model.get_layer("lhc1").w))
+    assert 0 < abs(curves["lhc1/w"][1] - 0.25) < 1
+    steps = 10  # 5 batches of 8 of the 35 images, twice
+    rates = [0.125 / 2 * (1 + math.cos(math.pi * step / steps)) for step in (4, 9)]
+    assert list(curves["learning_rate"].values()) == pytest.approx(rates, rel=1e-5)
+
+
+def test_curves_that_cannot_be_written_end_no_training(loaded, tmp_path, capsys):
+    (tmp_path / "Curves").write_text("a file")
+    loaded.runtime["tensorboard"] = str(tmp_path / "Curves")
+    rows, folder = run(net(), loaded, [stage(2)])
+    assert len(rows) == 2 and (folder / runs.WEIGHTS).is_file()
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 2 and all("could not be written" in line for line in warnings)
 
 
 @pytest.mark.parametrize("numerics", ["reference", "fast"])
