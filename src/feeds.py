@@ -185,10 +185,10 @@ def epoch_order(batches):
 
 def epoch_batches(batches, order, title):
     """Yield the batches in that order, with a progress bar; title: as `Feed.fit` takes it."""
-    with progress_bar(total=len(order), unit="batch", leave=False) as bar:
-        for done, index in enumerate(order):
-            bar.set_description(title(done / len(order)), refresh=False)
+    with progress_bar(total=len(order), desc=title(0), unit="batch", leave=False) as bar:
+        for done, index in enumerate(order, start=1):
             yield batches[index]
+            bar.set_description(title(done / len(order)), refresh=False)
             bar.update()
 
 
