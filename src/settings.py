@@ -134,6 +134,12 @@ class Settings:
             values["data"][key] = str(self.path(key) / f"seed{seed}")
         return Settings(values, self.folder, self.known_results)
 
+    def with_runtime(self, **values):
+        """Return the same settings with other values in Runtime_Settings.json."""
+        resolved = self.resolved()
+        resolved["runtime"].update(values)
+        return Settings(resolved, self.folder, self.known_results)
+
     def _stage(self, stage):
         """Return a stage with the keys that it leaves out, and no more epochs than are allowed."""
         unset = dict.fromkeys(("patience", "seeds", "generator_seed"))
