@@ -114,6 +114,7 @@ class LHCNet(nn.Module):
         names = ("num_heads", "att_embed_dim", "kernel_size", "pool_size", "norm_c")
         rows = list(zip(*(lhc[name] for name in names), controllers or 5 * [None])) if lhc else []
         self.bn_data, self.conv0, self.bn0 = norm(3), conv(3, 64, 7, 2), norm(64)
+        self.bn_data.weight.requires_grad_(False)  # 1: the images are shifted, not scaled
         size, inputs = -(-size // 4), 64
         self.lhc1 = LHC(inputs, size, *rows[0]) if rows else nn.Identity()
         for stage, (units, outputs) in enumerate(zip(UNITS, FILTERS), start=1):
