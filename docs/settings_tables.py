@@ -85,17 +85,22 @@ def all_tables():
         values.pop("about", None)
         parts.append(keys_table(schema, shown(values)))
         if name == settings.FILES["modular"]:
-            stage = DEFINITIONS["stages"]["items"]
-            recipes = {}
-            for recipe in map(resolved, schema["properties"].values()):
-                recipes.update(recipe["properties"])
-            recipe = {"properties": recipes, "required": DEFINITIONS["recipe"]["required"]}
-            parts += ["#### A recipe", "`zero_values` is LHC's, `initial_scalars` is Controller's."]
-            parts += [
-                keys_table(recipe, {"zero_values": "`false`", "initial_scalars": "see the file"})
-            ]
-            parts += ["#### A stage", keys_table(stage, stage_defaults())]
+            parts += recipe_tables(schema, values)
     return parts
+
+
+def recipe_tables(schema, values):
+    """Return headings and tables of what the recipes of Modular_Settings.json have."""
+    keys = {}
+    for recipe in map(resolved, schema["properties"].values()):
+        keys.update(recipe["properties"])
+    recipe = {"properties": keys, "required": DEFINITIONS["recipe"]["required"]}
+    own = {"zero_values": False, "initial_scalars": values["Controller"]["initial_scalars"]}
+    return [
+        *("#### A recipe", "`zero_values` is LHC's, `initial_scalars` Controller's."),
+        keys_table(recipe, shown(own)),
+        *("#### A stage", keys_table(DEFINITIONS["stages"]["items"], stage_defaults())),
+    ]
 
 
 def stage_defaults():

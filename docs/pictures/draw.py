@@ -27,6 +27,9 @@ INK, GREY, PALE = "#222222", "#8a8a8a", "#f4f4f2"
 BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#7b4ea3"
 LIGHT = {BLUE: "#d6e8f4", ORANGE: "#fbe3d3", GREEN: "#d5efe6", PURPLE: "#e6dcf0", GREY: "#e9e9e9"}
 MODULE = 1  # the one that module.png shows, counted from 1
+# Where the rows of module.png are, in inches from below, and how they look.
+ROWS = {"query": (5.1, BLUE), "key": (3.7, GREEN), "value": (2.1, PURPLE)}
+SCORES, SUM = 4.4, 0.42
 
 
 def describe(network):
@@ -50,7 +53,6 @@ def describe(network):
                 **{key: getattr(layer, key) for key in keys},
                 "value_pool": layer.value_pool.pool_size[0],
                 "slice": int(layer.query_key[0].kernel.shape[0]),
-                "controlled": layer.controller is not None,
             }
     unit = (network.get_layer(f"stage1_unit1_{name}") for name in ("conv1", "conv2", "sc"))
     return {
@@ -93,8 +95,9 @@ def arrow(axes, *points, colour=INK):
 
 
 def maps(axes, x, y, side, depth, colour, bands=1):
-    """Draw a stack of maps, its centre at (x, y): `side` high and seen from the side; return its
-    right end. With more than one band, the maps are cut from top to bottom, and one piece shines.
+    """Draw a stack of maps `side` high, its centre at (x, y); return its left and right ends.
+
+    With more than one band they are cut from top to bottom, and the second band shines.
     """
     width, slant = 0.36 * side, 0.3 * side
     left, low = x - (width + depth) / 2, y - (side + slant) / 2
@@ -196,83 +199,90 @@ def draw_module(part, number):
     """Return the figure of the module behind a part of the description, the `number`th."""
     lhc = part["lhc"]
     height, width, channels = part["maps"]
-    count, size, length = lhc["num_heads"], lhc["att_embed_dim"], lhc["slice"]
-    pool, kernel, smooth = (
-        times(lhc[k], lhc[k]) for k in ("pool_size", "kernel_size", "value_pool")
-    )
     figure, axes = canvas(12.6, 6.5)
     title = f"LHC module {number}: {channels} maps of {times(height, width)} places, {heads(lhc)}"
     words(axes, 0.2, 6.25, title, 13, ORANGE, ha="left", weight="bold")
+    axes.add_patch(Rectangle((3.75, 1.2), 7.3, 4.7, facecolor=PALE, edgecolor="none"))
+    frame = f"in each of the {lhc['num_heads']} bands, by a head of its own"
+    frame += f" (here {lhc['slice']} places of each map)"
+    words(axes, 3.9, 1.38, frame, 10, GREY, ha="left", weight="bold")
+    _embed(axes, lhc, part["maps"])
+    _attend(axes, lhc, channels)
+    _add(axes, lhc["num_heads"])
+    return figure
 
-    rows = {"query": (5.1, BLUE), "key": (3.7, GREEN), "value": (2.1, PURPLE)}
+
+def _embed(axes, lhc, shape):
+    """Draw how x becomes queries, keys and values."""
+    count, size, length = lhc["num_heads"], lhc["att_embed_dim"], lhc["slice"]
+    pool, kernel, smooth = (
+        times(lhc[key], lhc[key]) for key in ("pool_size", "kernel_size", "value_pool")
+    )
     makers = {
         "query": f"mean of\n{pool} places",
         "key": f"maximum of\n{pool} places",
         "value": f"{kernel} conv,\nmean of {smooth}",
     }
-    trunk, scores, low = 1.35, 4.4, 0.42
-    axes.add_patch(Rectangle((3.75, 1.2), 7.3, 4.7, facecolor=PALE, edgecolor="none"))
-    frame = f"in each of the {count} bands, by a head of its own (here {length} places of each map)"
-    words(axes, 3.9, 1.38, frame, 10, GREY, ha="left", weight="bold")
-    words(axes, 0.7, rows["key"][0] + 0.95, "x", 15, weight="bold", style="italic")
-    maps(axes, 0.7, rows["key"][0], 0.95, 0.3, GREY)
-    words(axes, 0.65, 2.8, f"{channels} maps\n{times(height, width)}", 10, va="top")
-    for name, (row, colour) in rows.items():
-        arrow(axes, (1.12, rows["key"][0]), (trunk, rows["key"][0]), (trunk, row), (1.6, row))
+    start, trunk = ROWS["key"][0], 1.35
+    words(axes, 0.7, start + 0.95, "x", 15, weight="bold", style="italic")
+    maps(axes, 0.7, start, 0.95, 0.3, GREY)
+    words(axes, 0.65, 2.8, f"{shape[2]} maps\n{times(*shape[:2])}", 10, va="top")
+    words(axes, 3.25, 5.72, f"{count} bands", 10)
+    box(axes, 4.56, SCORES, 1.16, 2.1, f"one Dense\nfor both:\n{length} → {size}", GREY, 10)
+    for name, (row, colour) in ROWS.items():
+        arrow(axes, (1.12, start), (trunk, start), (trunk, row), (1.6, row))
         words(axes, 2.18, row + 0.52, name, 11, colour, weight="bold")
         box(axes, 2.18, row, 1.16, 0.68, makers[name], colour, 10)
-        _, right = maps(axes, 3.25, row, 0.75, 0.2, colour, count)
         arrow(axes, (2.76, row), (2.98, row))
-        columns = length if name == "value" else size
-        matrix(axes, 5.98, row, 0.95, 0.62, colour)
-        words(axes, 5.98, row - 0.46, times(channels, columns), 10)
-        if name == "value":
-            arrow(axes, (right + 0.03, row), (5.48, row))
-        else:
-            arrow(axes, (right + 0.03, row), (3.98, row))
+        _, right = maps(axes, 3.25, row, 0.75, 0.2, colour, count)
+        embedded = name != "value"
+        arrow(axes, (right + 0.03, row), (3.98 if embedded else 5.48, row))
+        if embedded:
             arrow(axes, (5.14, row), (5.48, row))
-            arrow(axes, (6.48, row), (7.2, row), (7.2, scores + (0.5 if name == "query" else -0.5)))
-    shared = f"one Dense\nfor both:\n{length} → {size}"
-    box(axes, 4.56, scores, 1.16, 2.1, shared, GREY, 10)
+        words(axes, 5.98, row + 0.46, name[0], 12, colour, style="italic", weight="bold")
+        matrix(axes, 5.98, row, 0.95, 0.62, colour)
+        words(axes, 5.98, row - 0.46, times(shape[2], size if embedded else length), 10)
+    arrow(axes, (1.12, start), (trunk, start), (trunk, SUM), (11.52, SUM))
+    words(axes, 6.2, SUM + 0.17, "what came in is added", 10)
 
-    words(axes, 3.25, 5.72, f"{count} bands", 10)
-    query, value = rows["query"][0], rows["value"][0]
-    words(axes, 5.98, query + 0.46, "q", 12, BLUE, style="italic", weight="bold")
-    words(axes, 5.98, rows["key"][0] + 0.46, "k", 12, GREEN, style="italic", weight="bold")
-    words(axes, 5.98, value + 0.46, "v", 12, PURPLE, style="italic", weight="bold")
 
-    matrix(axes, 7.2, scores, 0.9, 0.9, ORANGE)
+def _attend(axes, lhc, channels):
+    """Draw a head's scores and shares, and what they make of its values."""
+    (query, _), (key, _), (value, _) = ROWS.values()
+    arrow(axes, (6.48, query), (7.2, query), (7.2, SCORES + 0.5))
+    arrow(axes, (6.48, key), (7.2, key), (7.2, SCORES - 0.5))
+    matrix(axes, 7.2, SCORES, 0.9, 0.9, ORANGE)
     told = f"scores $q\\,k^T$: {times(channels, channels)}\n(rows: who listens)"
     words(axes, 7.35, query + 0.02, told, 10, ha="left")
-    arrow(axes, (7.67, scores), (8.0, scores))
-    divisor = f"row / {size}$^{{\\,{lhc['norm_c']} + T}}$"
-    box(axes, 8.68, scores, 1.36, 0.8, f"{divisor},\nthen softmax", ORANGE, 10)
+    arrow(axes, (7.67, SCORES), (8.0, SCORES))
+    divisor = f"{lhc['att_embed_dim']}$^{{\\,{lhc['norm_c']} + T}}$"
+    box(axes, 8.68, SCORES, 1.36, 0.8, f"row / {divisor},\nthen softmax", ORANGE, 10)
+    arrow(axes, (7.67, SCORES - 0.3), (7.83, SCORES - 0.3), (7.83, 3.2), (8.0, 3.2))
     warmth = "T, one a row:\nsigmoid of a Dense\nof the rows' means"
     box(axes, 8.72, 3.2, 1.44, 0.85, warmth, ORANGE, 10)
-    arrow(axes, (7.67, scores - 0.3), (7.83, scores - 0.3), (7.83, 3.2), (8.0, 3.2))
-    arrow(axes, (8.68, 3.64), (8.68, scores - 0.4))
-    arrow(axes, (9.37, scores), (9.72, scores))
-    matrix(axes, 10.2, scores, 0.9, 0.9, ORANGE)
-    words(axes, 10.2, scores + 0.72, "shares $A$\n(rows add up to 1)", 10)
-    arrow(axes, (10.2, scores - 0.47), (10.2, value + 0.34))
+    arrow(axes, (8.68, 3.64), (8.68, SCORES - 0.4))
+    arrow(axes, (9.37, SCORES), (9.72, SCORES))
+    matrix(axes, 10.2, SCORES, 0.9, 0.9, ORANGE)
+    words(axes, 10.2, SCORES + 0.72, "shares $A$\n(rows add up to 1)", 10)
+    arrow(axes, (10.2, SCORES - 0.47), (10.2, value + 0.34))
     arrow(axes, (6.48, value), (9.7, value))
     words(axes, 8.1, value - 0.2, "sums of values, weighted by the shares", 10)
     matrix(axes, 10.2, value, 0.95, 0.62, ORANGE)
-    words(axes, 10.2, value - 0.46, f"$A\\,v$: {times(channels, length)}", 10)
+    words(axes, 10.2, value - 0.46, f"$A\\,v$: {times(channels, lhc['slice'])}", 10)
 
+
+def _add(axes, count):
+    """Draw how the bands come together and are added to x."""
+    value, _ = ROWS["value"]
     arrow(axes, (10.7, value), (11.25, value))
     maps(axes, 11.65, value, 0.75, 0.2, ORANGE, count)
     words(axes, 11.72, value + 0.78, "bands together:\n$y$", 10)
     arrow(axes, (11.65, value - 0.52), (11.65, 1.37))
     box(axes, 11.65, 1.08, 1.3, 0.56, "in LHC-NetC\n× (1 + tanh w)", ORANGE, 10)
-    arrow(axes, (11.65, 0.8), (11.65, low + 0.13))
-    words(axes, 11.65, low - 0.01, "+", 15, weight="bold")
-    start = rows["key"][0]
-    arrow(axes, (1.12, start), (trunk, start), (trunk, low), (11.52, low))
-    words(axes, 6.2, low + 0.17, "what came in is added", 10)
-    arrow(axes, (11.78, low), (12.5, low))
-    words(axes, 12.15, low + 0.2, "$x + y$", 10.5)
-    return figure
+    arrow(axes, (11.65, 0.8), (11.65, SUM + 0.13))
+    words(axes, 11.65, SUM - 0.01, "+", 15, weight="bold")
+    arrow(axes, (11.78, SUM), (12.5, SUM))
+    words(axes, 12.15, SUM + 0.2, "$x + y$", 10.5)
 
 
 def write(path, figure, description):
