@@ -22,6 +22,6 @@ USER lhc
 WORKDIR /lhc-net
 COPY --chown=lhc . .
 # A volume that is mounted over one of these takes over its owner.
-RUN mkdir Data Data_Images Models Downloaded_Models Results Quickstart
+RUN mkdir Data Data_Images Models Downloaded_Models Results Exports Quickstart
 
 CMD ["bash"]

@@ -16,7 +16,7 @@ Takes seconds and 300 MB.
 Expected result:
     | recipe  | network  | seeds |          val |         test | ...
     | ------- | -------- | ----: | -----------: | -----------: | ...
-    | FromScratch | ResNet34 |     4 | 71.46 ± 0.23 | 72.19 ± 0.44 | ...
+    | FromScratch | ResNet34 |     5 | 71.02 ± 0.39 | 71.83 ± 0.27 | ...
     Tables: README.md, Experiments/README.md
 """
 
@@ -92,15 +92,16 @@ def pages(folder, groups):
     }
     start = [results.RANDOM_START] if starts == {"random"} else []
     table = [results.results_table(groups), results.NOTES, *start]
-    compared = comparison.parts(groups, counts)
+    answers = comparison.answers(groups)
+    compared = ["## Runs of the same seeds", comparison.pairs_table(groups, counts), *answers]
     page = [
         *("## Results", *table),
-        *(["## Runs of the same seeds", *compared] if compared else []),
+        *(compared if comparison.pairs(groups) else []),
         *("## Curves", "![validation loss and accuracy of every seed](curves.png)"),
         *("## Recipes", results.recipes_table(groups)),
         *("## What was tried", results.tried_table(tried, groups)),
     ]
-    return {folder.parent / "README.md": [*table, *compared], folder / "README.md": page}
+    return {folder.parent / "README.md": [*table, *answers], folder / "README.md": page}
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ else:  # the paper's Python 3.8 has TensorFlow 2.4.1, whose Keras lives inside i
     NAME = "tensorflow"
 
 JOINS_CLUSTERS = GENERATION == 2  # Keras 3 on TensorFlow trains in one process only
+WRITES_LITERT = GENERATION == 3  # TensorFlow 2.4's converter wants batches of a fixed size
 
 del os.environ["KERAS_HOME"]
 os.environ.update({name: value for name, value in _hidden.items() if value is not None})
@@ -237,6 +238,11 @@ def to_numpy(tensor):
     """Return a tensor of any backend as a NumPy array."""
     # A strategy's variable, which TensorFlow 2.4 has on each device, is an array once it is read.
     return ops.convert_to_numpy(tensor) if GENERATION == 3 else np.asarray(convert(tensor))
+
+
+def tensorflow_variables(model):
+    """Return the variables of a model on TensorFlow as TensorFlow knows them."""
+    return [variable.value if GENERATION == 3 else variable for variable in model.weights]
 
 
 def predictor(model):
