@@ -7,6 +7,7 @@ here. Shapes follow NumPy's conventions; images are channels-last.
 
 import contextlib
 import functools
+import importlib.util
 import os
 import random
 import sys
@@ -15,11 +16,26 @@ from types import SimpleNamespace
 import numpy as np
 
 from src import streams
-from src.errors import UserError
+from src.errors import UserError, shown
+
+BACKENDS = ("tensorflow", "jax", "torch")
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 _OUTSIDE = ("KERAS_HOME", "KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH")
+
+
+def _check_choice():
+    """Raise UserError where Keras would start with a backend that there is none of."""
+    name = os.environ.get("KERAS_BACKEND") or BACKENDS[0]
+    if name not in BACKENDS:
+        raise UserError(f"KERAS_BACKEND: found {shown(name)}, allowed: {', '.join(BACKENDS)}")
+    if importlib.util.find_spec(name) is None:
+        raise UserError(
+            f"KERAS_BACKEND: {name} is not installed: docs/stacks.md has the line that brings it, "
+            f"or choose another of {', '.join(BACKENDS)}"
+        )
+
 
 # A keras.json left in somebody's home, or a limit left in a shell, would change nets and training:
 # Keras finds none while it starts. In a program that started Keras before, its choices stand.
@@ -27,6 +43,7 @@ _hidden = {name: os.environ.pop(name, None) for name in _OUTSIDE}
 os.environ["KERAS_HOME"] = os.devnull
 
 if sys.version_info >= (3, 9):
+    _check_choice()
     with streams.without_starting_lines():
         import keras
         from keras import ops
