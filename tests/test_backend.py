@@ -78,9 +78,10 @@ def test_limits_left_in_a_shell_change_nothing(expected, tmp_path):
 def test_a_backend_that_is_not_there_is_one_line(name, installed, line):
     # A script's own process, in which nothing of that name can be found.
     program = (
-        "import sys; sys.modules.pop('torch', None); import importlib.util as u; find = u.find_spec;"
-        f"u.find_spec = lambda name, *a: find(name, *a) if {installed} or name != 'torch' else None;"
-        "import check_rep; sys.exit(check_rep.main([]))"
+        "import sys, importlib.util as util; find = util.find_spec\n"
+        f"gone = {[] if installed else [name]}\n"
+        "util.find_spec = lambda name, *more: None if name in gone else find(name, *more)\n"
+        "import LHC_Eval; sys.exit(LHC_Eval.main([]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
