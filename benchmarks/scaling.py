@@ -164,13 +164,16 @@ def shares_of_time(work):
         planes = jax.profiler.ProfileData.from_file(str(path)).planes
         found = [spans(plane) for plane in planes if plane.name.startswith("/device:GPU")]
     shares = {"only talking": [], "waiting": [], "talking at all": []}
-    for talking, computing in found:
+    for talking, computing in filter(any, found):
         both = merged(talking + computing)
         whole = both[-1][1] - both[0][0]
         shares["only talking"].append(100 * (length(both) - length(merged(computing))) / whole)
         shares["waiting"].append(100 * (whole - length(both)) / whole)
         shares["talking at all"].append(100 * length(merged(talking)) / whole)
-    return shares if found else {}
+    if not shares["waiting"]:
+        print("the profiler told of no device's work", file=sys.stderr)
+        return {}
+    return shares
 
 
 def spans(plane):

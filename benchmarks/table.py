@@ -21,6 +21,7 @@ ABSENT = "not measured in this version"
 STEP = "KERAS_BACKEND=jax python benchmarks/step_speed.py --repeats 12"
 LOOP = "KERAS_BACKEND=jax python benchmarks/training_speed.py --epochs 6"
 TTA = "python benchmarks/tta_speed.py"
+SCALING = "KERAS_BACKEND=jax python benchmarks/scaling.py --devices 1 2 4 --profile"
 VIEWS = "--images 1024 --views 20 --repeats 5"
 EXPECTED = {  # name: what it measures, the command without --save
     "generator_cpu": ("generator", "python benchmarks/generator_speed.py --repeats 9"),
@@ -39,6 +40,9 @@ EXPECTED = {  # name: what it measures, the command without --save
     "step_gpu": ("training step", STEP),
     "training_gpu_ResNet34": ("training loop, ResNet34", LOOP),
     "training_gpu_LHC_Net": ("training loop, LHC-Net", f"{LOOP} --network LHC_Net"),
+    "start_gpu": ("first step", "KERAS_BACKEND=jax python benchmarks/start_speed.py"),
+    "scaling_gpu_ResNet34": ("several GPUs, ResNet34", f"{SCALING} --global-batch 256 1024"),
+    "scaling_gpu_LHC_Net": ("several GPUs, LHC-Net", f"{SCALING} --network LHC_Net --kinds weak"),
 }
 NAMES = {
     "python": "Python",

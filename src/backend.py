@@ -7,6 +7,7 @@ here. Shapes follow NumPy's conventions; images are channels-last.
 
 import contextlib
 import functools
+import importlib.util
 import os
 import random
 import sys
@@ -15,11 +16,26 @@ from types import SimpleNamespace
 import numpy as np
 
 from src import streams
-from src.errors import UserError
+from src.errors import UserError, shown
+
+BACKENDS = ("tensorflow", "jax", "torch")
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 _OUTSIDE = ("KERAS_HOME", "KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH")
+
+
+def _check_choice():
+    """Raise UserError where Keras would start with a backend that there is none of."""
+    name = os.environ.get("KERAS_BACKEND") or BACKENDS[0]
+    if name not in BACKENDS:
+        raise UserError(f"KERAS_BACKEND: found {shown(name)}, allowed: {', '.join(BACKENDS)}")
+    if importlib.util.find_spec(name) is None:
+        raise UserError(
+            f"KERAS_BACKEND: {name} is not installed: docs/stacks.md has the line that brings it, "
+            f"or choose another of {', '.join(BACKENDS)}"
+        )
+
 
 # A keras.json left in somebody's home, or a limit left in a shell, would change nets and training:
 # Keras finds none while it starts. In a program that started Keras before, its choices stand.
@@ -27,6 +43,7 @@ _hidden = {name: os.environ.pop(name, None) for name in _OUTSIDE}
 os.environ["KERAS_HOME"] = os.devnull
 
 if sys.version_info >= (3, 9):
+    _check_choice()
     with streams.without_starting_lines():
         import keras
         from keras import ops
@@ -41,6 +58,7 @@ else:  # the paper's Python 3.8 has TensorFlow 2.4.1, whose Keras lives inside i
     NAME = "tensorflow"
 
 JOINS_CLUSTERS = GENERATION == 2  # Keras 3 on TensorFlow trains in one process only
+WRITES_LITERT = GENERATION == 3  # TensorFlow 2.4's converter wants batches of a fixed size
 
 del os.environ["KERAS_HOME"]
 os.environ.update({name: value for name, value in _hidden.items() if value is not None})
@@ -237,6 +255,11 @@ def to_numpy(tensor):
     """Return a tensor of any backend as a NumPy array."""
     # A strategy's variable, which TensorFlow 2.4 has on each device, is an array once it is read.
     return ops.convert_to_numpy(tensor) if GENERATION == 3 else np.asarray(convert(tensor))
+
+
+def tensorflow_variables(model):
+    """Return the variables of a model on TensorFlow as TensorFlow knows them."""
+    return [variable.value if GENERATION == 3 else variable for variable in model.weights]
 
 
 def predictor(model):

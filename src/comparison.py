@@ -16,14 +16,14 @@ TEST = {"test": "test", "tta_test": "test, TTA"}  # the splits that are compared
 
 
 def pairs(groups):
-    """Return {(group b, group a): [(Run of b, Run of a) of each seed]} where seeds are the same.
+    """Return {(group b, group a): [(Run of b, Run of a) of each seed]} of one recipe's networks.
 
     groups: of `results.read`; a group is a pair of recipe and network. At least two seeds.
     """
     found = {}
     for (a, runs_a), (b, runs_b) in itertools.combinations(groups.items(), 2):
         both = sorted(set(runs_a) & set(runs_b))
-        if len(both) > 1:
+        if a[0] == b[0] and len(both) > 1:
             found[b, a] = [(runs_b[seed], runs_a[seed]) for seed in both]
     return found
 
@@ -59,25 +59,54 @@ def mcnemar(only_b, only_a):
     return min(1.0, 2 * float(stats.binom.cdf(fewer, both, 0.5)))
 
 
-def parts(groups, counts):
-    """Return the parts of a page that compare runs of the same seeds; none where there are none.
-
-    counts: of `mcnemar_counts`, or {}.
-    """
+def pairs_table(groups, counts):
+    """Return the Markdown table of all pairs. counts: of `mcnemar_counts`, or {}."""
     rows = [("difference", "split", "seeds", "mean", "95 % interval", "McNemar's p of each seed")]
-    answers = []
     for (b, a), couples in pairs(groups).items():
         for split, name in TEST.items():
-            mean, low, high = interval([y.percent[split] - x.percent[split] for y, x in couples])
+            mean, low, high = interval(differences(couples, split))
             values = counts.get(difference(b, a), {}).get(split, [])
             chances = ", ".join(f"{mcnemar(*pair):.3f}" for pair in values) or "not computed"
             range_ = f"{low:+.2f} to {high:+.2f}"
             rows.append((difference(b, a), name, len(couples), f"{mean:+.2f}", range_, chances))
-            if b[1] == "LHC" and a == (b[0], "Control"):
-                verdict = "yes" if low > 0 else "no, it harms" if high < 0 else "not to be seen"
-                answers.append(
-                    f"Does LHC help ({b[0]}, {name})? {verdict.capitalize()}: {mean:+.2f} "
-                    f"points beside the same backbone trained on without it, 95 % interval "
-                    f"{range_}, {len(couples)} seeds."
-                )
-    return [table(rows, "<<>>><"), *answers] if len(rows) > 1 else []
+    return table(rows, "<<>>><")
+
+
+def differences(couples, split):
+    """Return by how many points the first run of each couple is better."""
+    return [y.percent[split] - x.percent[split] for y, x in couples]
+
+
+def answers(groups):
+    """Return a paragraph for each recipe that was trained on with LHC and without: does it help?"""
+    found = pairs(groups)
+    recipes = [b[0] for b, a in found if (b[1], a[1]) == ("LHC", "Control")]
+    return [_answer(recipe, found) for recipe in recipes]
+
+
+def _answer(recipe, found):
+    """Return the paragraph of one recipe; found: of `pairs`."""
+    couples = found[(recipe, "LHC"), (recipe, "Control")]
+    best = [
+        "{:.2f} and {:.2f}".format(*(max(run.percent[s] for run in runs) for runs in zip(*couples)))
+        for s in TEST
+    ]
+    text = (
+        f"**Does LHC help?** {recipe}, {len(couples)} seeds, the same backbones trained on with "
+        f"LHC and without it, same epochs, recipe and batches: {_told(couples)}. Best of "
+        f"{len(couples)}, as the paper counts: {best[0]} %, with TTA {best[1]} %."
+    )
+    controlled = found.get(((recipe, "Controller"), (recipe, "Control")))
+    return f"{text} With controllers too: {_told(controlled)}." if controlled else text
+
+
+def _told(couples):
+    """Return the difference of couples in words, on each split."""
+    words = []
+    for split, name in TEST.items():
+        mean, low, high = interval(differences(couples, split))
+        verdict = "it helps" if low > 0 else "it harms" if high < 0 else "no difference to be seen"
+        words.append(
+            f"{mean:+.2f} points ({name}; 95 % interval {low:+.2f} to {high:+.2f}: {verdict})"
+        )
+    return ", ".join(words)

@@ -83,7 +83,7 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True, 
     metrics = {}
 
     batch = f"batch_size {settings.evaluation['batch_size']} of Evaluation_Settings.json"
-    with enough_memory(batch, settings.size):
+    with devices.joined(), enough_memory(batch, settings.size):
         print(f"{title} Perf:", flush=True)
         if train:
             batches = _jpeg_batches(files, settings)

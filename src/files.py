@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import sys
 import time
 
@@ -34,7 +35,7 @@ def replace(path, sync=True):
 def replace_all(paths, sync=True):
     """Like `replace` for several files: yields their parts, and all are complete before the first
     one takes its place."""
-    parts = [f"{path}.{os.getpid()}-{secrets.token_hex(4)}.part" for path in paths]
+    parts = [_part(path) for path in paths]
     _open.update(parts)
     try:
         yield parts
@@ -58,6 +59,39 @@ def replace_all(paths, sync=True):
                 _sync(folder, os.O_RDONLY)
 
 
+@contextlib.contextmanager
+def replace_folder(path):
+    """Like `replace` for a folder: `part` is a new, empty one.
+
+    What was at `path` goes once the new folder has its name. Between two renames neither has it;
+    whoever is killed there leaves both beside it, complete, as `.part`.
+    """
+    part, old = _part(path), _part(path)
+    _open.add(part)
+    os.mkdir(part)
+    try:
+        yield part
+        for folder, _, names in os.walk(part):
+            for name in names:
+                _sync(os.path.join(folder, name), os.O_RDWR)
+        _open.discard(part)
+        replaces = os.path.isdir(path)
+        if replaces:
+            os.rename(path, old)
+        try:
+            os.rename(part, path)
+        except OSError:
+            if replaces:
+                os.rename(old, path)
+            raise
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)  # the first error counts
+        raise
+    finally:
+        _open.discard(part)
+    shutil.rmtree(old, ignore_errors=True)  # there is none, or it does no harm
+
+
 def remove_left(folder):
     """Remove what killed processes were writing in a folder, which nobody else may write to now."""
     for name in os.listdir(folder):
@@ -70,6 +104,11 @@ def remove_parts():
     for part in list(_open):
         with contextlib.suppress(OSError):  # it has its name already, or is not begun
             os.remove(part)
+        shutil.rmtree(part, ignore_errors=True)  # of a folder
+
+
+def _part(path):
+    return f"{path}.{os.getpid()}-{secrets.token_hex(4)}.part"
 
 
 def file_digest(path, algorithm):

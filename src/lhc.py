@@ -37,7 +37,9 @@ class LHC(keras.layers.Layer):
     Raises: ValueError for arguments of another kind, and for heads that do not divide H * W.
 
     Example:
-        x = LHC(num_heads=8, att_embed_dim=196)(x)  # x: (B, 56, 56, 64)
+        >>> maps = keras.layers.Input((56, 56, 64))
+        >>> tuple(LHC(num_heads=8, att_embed_dim=196)(maps).shape)
+        (None, 56, 56, 64)
 
     Reference: https://arxiv.org/abs/2111.07224
     """

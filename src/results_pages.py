@@ -46,15 +46,16 @@ def pages(experiments, groups):
     }
     start = [results.RANDOM_START] if starts == {"random"} else []
     table = [results.results_table(groups), results.NOTES, *start]
-    compared = comparison.parts(groups, counts)
+    answers = comparison.answers(groups)
+    compared = ["## Runs of the same seeds", comparison.pairs_table(groups, counts), *answers]
     page = [
         *("## Results", *table),
-        *(["## Runs of the same seeds", *compared] if compared else []),
+        *(compared if comparison.pairs(groups) else []),
         *("## Curves", "![validation loss and accuracy of every seed](curves.png)"),
         *("## Recipes", results.recipes_table(groups)),
         *("## What was tried", results.tried_table(tried, groups)),
     ]
     return {
-        experiments.parent / "README.md": [*table, *compared],
+        experiments.parent / "README.md": [*table, *answers],
         experiments / "README.md": page,
     }

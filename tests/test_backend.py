@@ -65,3 +65,30 @@ def test_a_leftover_keras_json_changes_nothing(content, expected, tmp_path):
 
 def test_limits_left_in_a_shell_change_nothing(expected, tmp_path):
     assert run(KERAS_MAX_EPOCHS="1", KERAS_MAX_STEPS_PER_EPOCH="1") == expected
+
+
+@pytest.mark.skipif(sys.version_info < (3, 9), reason="the paper's stack has one backend")
+@pytest.mark.parametrize(
+    "name, installed, line",
+    [
+        ("jx", True, "KERAS_BACKEND: found jx, allowed: tensorflow, jax, torch"),
+        ("torch", False, "KERAS_BACKEND: torch is not installed: docs/stacks.md has the line"),
+    ],
+)
+def test_a_backend_that_is_not_there_is_one_line(name, installed, line):
+    # A script's own process, in which nothing of that name can be found.
+    program = (
+        "import sys, importlib.util as util; find = util.find_spec\n"
+        f"gone = {[] if installed else [name]}\n"
+        "util.find_spec = lambda name, *more: None if name in gone else find(name, *more)\n"
+        "import LHC_Eval; sys.exit(LHC_Eval.main([]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": name},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(f"error: {line}") and len(done.stderr.splitlines()) == 1

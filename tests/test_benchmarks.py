@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import etl_speed, generator_speed, record, table
+from benchmarks import etl_speed, generator_speed, record, scaling, table
 
 ROOT = Path(__file__).resolve().parent.parent
 STORED = table.results()
@@ -61,7 +61,7 @@ def test_the_tables_are_up_to_date():
     assert table.updated(text, STORED) == text, "run python benchmarks/table.py"
 
 
-@pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md", "Experiments/README.md"])
+@pytest.mark.parametrize("page", ["benchmarks/README.md", "Experiments/README.md"])
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     heads = re.findall(r"^#+ (.+)$", text, re.M)
@@ -191,3 +191,24 @@ def test_step_speed_needs_no_tensorflow():
         "import benchmarks.step_speed"
     )
     assert subprocess.call([sys.executable, "-c", code], cwd=str(ROOT)) == 0
+
+
+def test_what_devices_do_while_they_train_is_told_by_a_profile():
+    events = {"ncclDevKernel_AllReduce": [(0, 4), (10, 12)], "fusion": [(2, 8)], "convolution": []}
+    lines = [
+        SimpleNamespace(
+            name=f"Stream #{number}",
+            events=[
+                SimpleNamespace(name=name, start_ns=start, duration_ns=end - start)
+                for start, end in spans
+            ],
+        )
+        for number, (name, spans) in enumerate(events.items())
+    ]
+    host = SimpleNamespace(name="XLA Modules", events=[object()])  # is not looked at
+    talking, computing = scaling.spans(SimpleNamespace(lines=[*lines, host]))
+    assert (sorted(talking), computing) == ([(0, 4), (10, 12)], [(2, 8)])
+    # Of 12 it computes 6, talks alone for 2 and 2, and waits for 2.
+    both = scaling.merged(talking + computing)
+    assert both == [(0, 8), (10, 12)]
+    assert scaling.length(both) - scaling.length(scaling.merged(computing)) == 4

@@ -53,7 +53,11 @@ def folder(tmp_path, settings_folder, compiled):
         tmp_path,
         Data=data,
         Evaluation={"shift": 2, "batch_size": 8},
-        Runtime={"compilation_cache": str(compiled), "max_epochs": 100},
+        Runtime={
+            "compilation_cache": str(compiled),
+            "tensorboard": str(tmp_path / "Curves"),
+            "max_epochs": 100,
+        },
         Modular={"ResNet34": {"stages": [STAGE]}},
     )
     etl.write_images(*dataset.load(TINY, "train"), tmp_path / "images", 32)
@@ -164,12 +168,15 @@ def test_two_processes_train_as_one_and_go_on_after_one_has_died(start, folder, 
     names = {path.name for path in (folder / "models").iterdir()}
     assert names <= {"ResNet34.unfinished", "ResNet34.lock"}
 
+    curves = len(list((folder / "Curves" / "ResNet34").iterdir()))
     main, other = both(start, folder)
     found = result(main)
     assert result(other) is None
     assert found["devices"] == 2
     same(found, expected)
     assert [path.name for path in (folder / "models").glob("*4")] == ["ResNet34"]
+    # One process alone writes them.
+    assert len(list((folder / "Curves" / "ResNet34").iterdir())) == curves + 1
 
 
 def test_what_cannot_be_shared_is_told(monkeypatch):

@@ -5,7 +5,9 @@ import io
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -197,6 +199,20 @@ def test_too_little_memory_names_the_setting(world, capsys, monkeypatch):
     code, _, stderr = evaluated(world, capsys)
     assert code == 2
     assert "batch_size 8 of Evaluation_Settings.json at target_size 32 needs more mem" in stderr
+
+
+def test_one_line_when_another_process_is_gone(world, capsys, monkeypatch):
+    def lose(*args):
+        raise RuntimeError("Gloo: connection closed by peer")
+
+    monkeypatch.setattr(evaluation.devices, "_engine", SimpleNamespace(processes=2, process=0))
+    monkeypatch.setattr(evaluation.devices, "predictor", lambda model: model)
+    monkeypatch.setattr(evaluation, "predict", lose)
+    monkeypatch.setattr(evaluation.devices.os, "_exit", sys.exit)  # that one would end the tests
+    with pytest.raises(SystemExit) as left:
+        evaluated(world, capsys)
+    assert left.value.code == 2
+    assert "another of the 2 processes has ended (Gloo" in capsys.readouterr().err
 
 
 def test_a_picture_or_page_that_cannot_be_drawn_is_a_warning(world, capsys, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 
 from src import files
 from src.errors import UserError
-from src.files import file_digest, lock, remove_left, replace, replace_all
+from src.files import file_digest, lock, remove_left, replace, replace_all, replace_folder
 
 
 def content(folder):
@@ -134,6 +134,48 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
         (tmp_path / name).write_text("mine, or a download that goes on")
     remove_left(tmp_path)
     assert sorted(content(tmp_path)) == sorted(kept)
+
+
+def test_a_folder_takes_its_name_at_the_end(tmp_path):
+    path = tmp_path / "a"
+    for text in ("old", "new"):
+        with replace_folder(path) as part:
+            assert part.startswith(f"{path}.") and list(Path(part).iterdir()) == []
+            (Path(part) / text / "deep").mkdir(parents=True)
+            (Path(part) / text / "deep" / "b").write_text(text)
+            assert path.exists() == (text == "new")
+        assert (path / text / "deep" / "b").read_text() == text
+        assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+        assert [entry.name for entry in path.iterdir()] == [text]
+
+
+def test_an_error_leaves_the_folder_that_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.mkdir()
+    (path / "b").write_text("old")
+    with pytest.raises(ValueError), replace_folder(path) as part:
+        (Path(part) / "b").write_text("half")
+        raise ValueError
+    rename = os.rename
+
+    def refuse(source, target):
+        if str(target) == str(path) and (Path(source) / "b").read_text() == "new":
+            raise OSError(errno.EACCES, "refused")
+        rename(source, target)
+
+    monkeypatch.setattr(files.os, "rename", refuse)
+    with pytest.raises(OSError, match="refused"), replace_folder(path) as part:
+        (Path(part) / "b").write_text("new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+    assert content(path) == {"b": "old"}
+
+
+def test_an_ending_process_removes_the_folder_that_it_writes(tmp_path):
+    with pytest.raises(FileNotFoundError), replace_folder(tmp_path / "a") as part:
+        (Path(part) / "b").write_text("half")
+        files.remove_parts()
+        assert list(tmp_path.iterdir()) == []
+        os.listdir(part)
 
 
 def test_digest_of_a_file(tmp_path):

@@ -1,5 +1,6 @@
 """On a Python without a stack of its own, installing and running end with one line that says so."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -54,3 +55,40 @@ def test_scripts_end_with_a_line(tmp_path, script):
     assert done.returncode != 0
     assert done.stderr.startswith("error: found Python 3.10, expected 3.11 to 3.13, or 3.8")
     assert done.stderr.count("\n") == 1
+
+
+def test_the_dockerfile_has_the_papers_stack():
+    """It can't be built where there is no Docker; what it names must at least be there."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert set(re.findall(r"python:?(\d\.\d+)", text)) == {"3.8"}
+    names = {line.name: str(line.specifier) for line in installed({"python_version": "3.8"})}
+    assert f"TensorFlow {names['tensorflow'][2:]};" in text
+    sources = re.findall(r"^COPY (?:--\S+ )?(\S+) \S+$", text, re.M)
+    assert sources == ["requirements.txt", "."]
+    assert all((ROOT / source).exists() for source in sources)
+    made = re.search(r"^RUN mkdir (.+)$", text, re.M).group(1).split()
+    left_out = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert all(f"/{folder}/" in left_out for folder in made)  # which are the scripts' own
+    base, user = text.index("FROM ${BASE}"), text.index("USER lhc")
+    assert text.index("ARG BASE=") < base < user < text.index("CMD ")
+
+
+def test_nothing_that_git_leaves_out_goes_into_the_image():
+    rules = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    for rule in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines():
+        assert (rule if rule.startswith("/") else f"**/{rule}") in rules
+    assert ".git/" in rules
+
+
+def test_the_lines_for_gpus_have_the_required_versions():
+    page = (ROOT / "docs" / "stacks.md").read_text(encoding="utf-8")
+    development = (ROOT / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
+    told = re.findall(r'"(\w+)\[([\w-]+)\]==([\d.]+)"', page)
+    assert [(name, extra) for name, extra, _ in told] == [
+        ("tensorflow", "and-cuda"),
+        ("jax", "cuda12"),
+        ("jax", "cuda13"),
+    ]
+    pinned = {f"{line.name}{line.specifier}" for line in installed({"python_version": "3.11"})}
+    pinned |= {line.split(";")[0] for line in development}
+    assert {f"{name}=={version}" for name, _, version in told} <= pinned

@@ -160,9 +160,13 @@ def test_does_lhc_help(collected, monkeypatch):
     }
     experiments = collected(runs)
     text = (experiments.parent / "README.md").read_text(encoding="utf-8")
-    assert "Does LHC help (Mine, test)? Yes: +12.50 points" in text and "3 seeds" in text
-    assert "+6.29 to +18.71" in text  # 10, 12.5, 15: 12.5 -+ 4.3027 * 2.5 / sqrt(3)
-    assert "not computed" in text
+    # 10, 12.5, 15: 12.5 -+ 4.3027 * 2.5 / sqrt(3)
+    helps = "+12.50 points (test; 95 % interval +6.29 to +18.71: it helps)"
+    assert "**Does LHC help?** Mine, 3 seeds, the same backbones" in text and helps in text
+    assert "Best of 3, as the paper counts: 85.00 and 70.00 %" in text
+    assert "controllers" not in text, "there are none"
+    page = (experiments / "README.md").read_text(encoding="utf-8")
+    assert helps in page and "not computed" in page
 
     monkeypatch.setattr(results_pages.dataset, "csv_path", lambda *args: experiments / "README.md")
     monkeypatch.setattr(results_pages.dataset, "load", lambda *args: (None, LABELS))
@@ -170,21 +174,34 @@ def test_does_lhc_help(collected, monkeypatch):
     assert Results.main(["--experiments", str(experiments)]) == 0
     counts = json.loads((experiments / "mcnemar.json").read_text())
     assert counts["Mine LHC - Mine Control"]["test"] == [[4, 0], [5, 0], [6, 0]]
-    text = (experiments.parent / "README.md").read_text(encoding="utf-8")
-    assert "0.125, 0.062, 0.031" in text and "not computed" not in text
+    page = (experiments / "README.md").read_text(encoding="utf-8")
+    assert "0.125, 0.062, 0.031" in page and "not computed" not in page
 
     monkeypatch.undo()  # without the labels, the counts of the runs before are not kept
-    text = (collected({4: runs[1]}).parent / "README.md").read_text(encoding="utf-8")
-    assert "4 seeds" in text and "not computed" in text
+    page = (collected({4: runs[1]}) / "README.md").read_text(encoding="utf-8")
+    assert "4 seeds" in page and "not computed" in page
 
 
 @pytest.mark.parametrize(
-    "wrong, verdict", [((12, 13, 11), "Not to be seen"), ((20, 21, 20), "No, it harms")]
+    "wrong, verdict", [((12, 13, 11), "no difference to be seen"), ((20, 21, 20), "it harms")]
 )
 def test_the_answer_follows_the_interval(collected, wrong, verdict):
     runs = {seed: {"Control": 12, "LHC": count} for seed, count in enumerate(wrong)}
     text = (collected(runs).parent / "README.md").read_text(encoding="utf-8")
-    assert text.count(f"? {verdict}: ") == 2  # without TTA and with it
+    assert text.count(f": {verdict})") == 2  # without TTA and with it
+
+
+def test_controllers_are_compared_with_the_control_too(collected):
+    runs = {seed: {"Control": 12, "LHC": 12, "Controller": 8 + seed} for seed in (1, 2, 3)}
+    text = (collected(runs).parent / "README.md").read_text(encoding="utf-8")
+    assert "With controllers too: +5.00 points (test; " in text
+
+
+def test_other_recipes_of_the_same_seeds_are_no_pairs(collected):
+    experiments = collected({seed: {"Control": 12, "LHC": 8} for seed in (1, 2)})
+    groups = results.read(experiments)
+    groups.update({("Other", network): runs for (_, network), runs in list(groups.items())})
+    assert {b[0] == a[0] for b, a in comparison.pairs(groups)} == {True}
 
 
 def test_mcnemars_p():

@@ -44,6 +44,17 @@ def draw_placements(random, count, size, augmentation):
     return np.concatenate(columns, axis=1).astype(np.float32)
 
 
+class Given(keras.initializers.Initializer):
+    """Starts a variable as an array. (A plain function will not do: on several devices Keras lets
+    JAX compile the method `__call__`, which some of its versions want to be Python's.)"""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __call__(self, shape, dtype=None, **kwargs):
+        return B.convert(self.array)
+
+
 class DeviceImages(keras.layers.Layer):
     """Rows (B,) int32 [and placements (B, 7)] -> images float32 (B, size, size, 3), 0...255.
 
@@ -59,7 +70,7 @@ class DeviceImages(keras.layers.Layer):
             name="pixels",
             shape=images.shape,
             dtype="uint8",
-            initializer=lambda shape, dtype=None: B.convert(images),
+            initializer=Given(images),
             trainable=False,
         )
 
