@@ -33,16 +33,15 @@ class Board:
         if self.folder is None:
             return
         now = time.time()
-        path, self._path = self._path, None
-        records = []
-        if path is None:
-            path = self.folder / f"events.out.tfevents.{now:.6f}"
-            records = [_record(now, 0, 3, VERSION), _record(now, step, 7, STARTS)]
-        records.append(_record(now, step, 5, b"".join(map(_scalar, scalars.items()))))
+        begun, self._path = self._path, None
+        path = begun or self.folder / f"events.out.tfevents.{now:.6f}"
         with plots.warning(path):
+            records = _record(now, step, 5, b"".join(map(_scalar, scalars.items())))
+            if not begun:
+                records = _record(now, 0, 3, VERSION) + _record(now, step, 7, STARTS) + records
             self.folder.mkdir(parents=True, exist_ok=True)
             with open(path, "ab") as file:
-                file.write(b"".join(records))
+                file.write(records)
             self._path = path
 
 

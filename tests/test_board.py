@@ -68,6 +68,8 @@ def test_what_cannot_be_written_is_a_warning_and_another_file_begun(tmp_path, ca
     error = capsys.readouterr().err
     assert error.startswith("warning: ") and "No space left" in error and error.count("\n") == 1
     curve.add(3, {"loss": 3})
+    curve.add(4, {"loss": 1e39})  # more than 32 bits hold
+    assert "could not be written" in capsys.readouterr().err
     damaged, whole = sorted((tmp_path / "Curves").iterdir())
     assert damaged.read_bytes().endswith(b"half a record")
     damaged.unlink()
