@@ -349,7 +349,8 @@ def stored_precision():
 def set_seeds(tensorflow, python, numpy):
     """Seed the backend's generator, Python's and NumPy's."""
     if GENERATION == 3:
-        keras.utils.set_random_seed(tensorflow)
+        with streams.without_starting_lines():  # it seeds TensorFlow too, where that is installed
+            keras.utils.set_random_seed(tensorflow)
     else:
         ops.random.set_seed(tensorflow)
     random.seed(python)

@@ -92,3 +92,17 @@ def test_a_backend_that_is_not_there_is_one_line(name, installed, line):
     )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith(f"error: {line}") and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(sys.version_info < (3, 9), reason="the paper's stack has one backend")
+@pytest.mark.parametrize("name", ["tensorflow", "jax"])
+def test_nothing_is_told_of_a_start(name):
+    pytest.importorskip(name)
+    done = subprocess.run(
+        [sys.executable, "-c", "from src import backend; backend.set_seeds(1, 2, 3)"],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": name},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
