@@ -143,7 +143,8 @@ def digests(contents):
 def write(folder, contents):
     """Write the files {name: content} of a net into a folder, and remove weights of another one.
 
-    All or nothing. Raises UserError if they are more than a repository should hold.
+    All or nothing. Raises UserError if they are more than a repository should hold, or if the
+    folder has files of these names that belong to no such net.
     """
     size, largest = sum(map(len, contents.values())), max(map(len, contents.values()))
     if size > MOST or largest > LARGEST:
@@ -154,6 +155,12 @@ def write(folder, contents):
     with lock(folder.with_name(f"{folder.name}.lock"), f"{folder} is being written"):
         folder.mkdir(parents=True, exist_ok=True)
         remove_left(folder)
+        there = {name for name in os.listdir(folder) if name in contents or WEIGHTS.match(name)}
+        if there and RECORD not in there:
+            raise UserError(
+                f"{folder / min(there)}: is there already, and without {RECORD} not Ship.py's: "
+                "move it elsewhere, or name another folder with --to"
+            )
         with replace_all([folder / name for name in contents]) as parts:
             for part, content in zip(parts, contents.values()):
                 with open(part, "wb") as file:

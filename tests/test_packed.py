@@ -99,6 +99,16 @@ def test_a_smaller_net_leaves_nothing_of_the_one_before(arrays, folder, monkeypa
     assert names == {"net.json", "weights-1.npz"}
 
 
+@pytest.mark.parametrize("name", ["README.md", "weights-7.npz"])
+def test_files_of_the_users_own_stay(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    contents = {"weights-1.npz": b"1", packed.RECORD: b"{}", packed.CARD: b"card"}
+    with pytest.raises(UserError, match=f"{name}: is there already, and without net.json not Ship"):
+        packed.write(tmp_path, contents)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
 @pytest.mark.parametrize("limit", ["MOST", "LARGEST"])
 def test_what_is_too_large_is_not_written(arrays, folder, monkeypatch, limit):
     before = {path: path.read_bytes() for path in folder.iterdir()}
