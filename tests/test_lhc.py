@@ -281,6 +281,8 @@ def test_exports_give_the_same(kind, tmp_path):
         pytest.skip("the formats are TensorFlow's")
     import tensorflow
 
+    # Other weights in every order of the tests would bring sums near 0, which keep fewer digits.
+    backend.set_seeds(5, 5, 5)
     x = keras.layers.Input((4, 4, 3))
     model = keras.Model(x, kind(**CONFIG)(x))
     images = np.random.RandomState(0).randn(1, 4, 4, 3).astype(np.float32)
