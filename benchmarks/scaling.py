@@ -61,10 +61,12 @@ def main(argv=None):
             goal = GOALS.get((kind, count)) if first == 1 else None
             ratio = notes.ratio(label, several, one, paired=False, goal=goal)
             print(f"{label}: {ratio['median']:.2f}")
-    for count, shares in waits.items():
+    notes.document["profile"] = {f"{count} devices": shares for count, shares in waits.items()}
+    for devices, shares in notes.document["profile"].items():
         for name, values in shares.items():
-            label = f"{options.network}, weak, {count} devices: {name}"
-            print(record.line(label, notes.measured(label, values, "% of the time")))
+            print(
+                f"{options.network}, weak, {devices}: {name} {np.median(values):.1f} % of the time"
+            )
     notes.save(options.save)
     return 0
 

@@ -50,9 +50,11 @@ def main(argv=None):
     )
     kept = {name: version for name, version in versions.items() if name in record.LIBRARIES}
     notes.add_versions(gpus=versions["gpus"], **kept)
-    labels = f"{options.script}, nothing compiled", f"{options.script}, compiled before"
+    labels = [
+        f"{options.script}'s first step, {when}" for when in ("nothing compiled", "compiled before")
+    ]
     for label, values in zip(labels, (starts[:1], starts[1:])):
-        print(record.line(label, notes.measured(label, values, "s to the first step")))
+        print(record.line(label, notes.measured(label, values, "s a turn")))
     ratio = notes.ratio(f"{options.script}: a first start against the next", *labels, paired=False)
     print(f"goal: {GOAL} s; a first start takes {ratio['median']:.1f} times as long")
     notes.save(options.save)

@@ -21,8 +21,7 @@ from src.markdown import between, table  # noqa: E402
 
 BEGIN = "<!-- made by settings_tables.py: begin -->"
 END = "<!-- made by settings_tables.py: end -->"
-SCHEMA = json.loads((ROOT / "src" / "settings_schema.json").read_text(encoding="utf-8"))
-FILES, DEFINITIONS = SCHEMA["properties"], SCHEMA["definitions"]
+FILES, DEFINITIONS = settings.SCHEMA["properties"], settings.SCHEMA["definitions"]
 HEAD = ["key", "type", "allowed", "default"]
 LONGEST = 44  # characters of a default that is shown
 GIVEN, ABSENT = "must be given", "none"
@@ -96,18 +95,12 @@ def recipe_tables(schema, values):
         keys.update(recipe["properties"])
     recipe = {"properties": keys, "required": DEFINITIONS["recipe"]["required"]}
     own = {"zero_values": False, "initial_scalars": values["Controller"]["initial_scalars"]}
+    stage = {**shown(settings.STAGE_DEFAULTS), "epochs": "`max_epochs`"}
     return [
         *("#### A recipe", "`zero_values` is LHC's, `initial_scalars` Controller's."),
         keys_table(recipe, shown(own)),
-        *("#### A stage", keys_table(DEFINITIONS["stages"]["items"], stage_defaults())),
+        *("#### A stage", keys_table(DEFINITIONS["stages"]["items"], stage)),
     ]
-
-
-def stage_defaults():
-    """Return {key: cell} of the keys that a stage may leave out."""
-    unset = dict.fromkeys(("patience", "seeds", "generator_seed"))
-    plain = {**settings.NO_AUGMENTATION, **settings.PLAIN_PICTURES, **settings.PLAIN_STEPS}
-    return {**shown({**plain, **unset}), "epochs": "`max_epochs`"}
 
 
 def pages():

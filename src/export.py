@@ -18,7 +18,7 @@ from src import (
 )
 from src.errors import UserError
 from src.files import lock, replace, replace_folder
-from src.lhc import LHC
+from src.lhc import ARGUMENTS, LHC
 from src.names import CLASSES
 from src.pixels import enlarge, rgb
 
@@ -28,8 +28,6 @@ LARGEST_LOSS = 0.005  # of accuracy, or one picture where that is more
 COMPARED = 70  # pictures for probabilities; accuracies take all
 DRAWN_SEED, DRAWN = 2013, 100  # faces a class, where there are no test data
 TIMED = 21  # calls with one picture
-
-ATTENTION = ("num_heads", "att_embed_dim", "kernel_size", "pool_size", "norm_c")
 
 
 class Format(NamedTuple):
@@ -128,7 +126,7 @@ def about(network, name):
     """Return {key: text, list or dict}: what is stored inside an export of a net."""
     size = network.input_shape[1]
     modules = [layer for layer in network.layers if isinstance(layer, LHC)]
-    lhc = {key: [getattr(layer, key) for layer in modules] for key in ATTENTION}
+    lhc = {key: [getattr(layer, key) for layer in modules] for key in ARGUMENTS}
     controllers = [layer.controller for layer in modules]
     return {
         "made_by": MADE_BY,

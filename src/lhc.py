@@ -6,6 +6,9 @@ import numbers
 from src import backend as B
 from src.backend import keras
 
+# What shapes a module; LHC_Settings.json has a list of each.
+ARGUMENTS = ("num_heads", "att_embed_dim", "kernel_size", "pool_size", "norm_c")
+
 
 @keras.utils.register_keras_serializable("lhc_net")
 class LHC(keras.layers.Layer):
@@ -195,8 +198,8 @@ class LHC(keras.layers.Layer):
         return keras.KerasTensor(x.shape, self.compute_dtype)
 
     def get_config(self):
-        names = ("num_heads", "att_embed_dim", "kernel_size", "pool_size", "norm_c", "controller")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        config = {name: getattr(self, name) for name in (*ARGUMENTS, "controller")}
+        return {**super().get_config(), **config}
 
     @classmethod
     def from_config(cls, config):

@@ -19,7 +19,7 @@ from src import strict_json
 from src.errors import UserError, shown
 from src.files import replace_all
 from src.markdown import table
-from src.settings import NO_AUGMENTATION, PLAIN_PICTURES, PLAIN_STEPS, Settings
+from src.settings import STAGE_DEFAULTS, Settings
 
 NETWORKS = ("ResNet34", "Control", "LHC", "Controller", "LHC_Net")  # as they follow each other
 SPLITS = ("val", "test", "tta_test")
@@ -228,11 +228,10 @@ def recipes_table(groups):
 
 def stage_words(stage):
     """Return what a stage asks for beside the defaults: "optimizer sgd, epochs 60, ..."."""
-    plain = {**NO_AUGMENTATION, **PLAIN_PICTURES, **PLAIN_STEPS, "patience": None, "seeds": None}
     asked = {
         key: value
         for key, value in stage.items()
-        if key != "generator_seed" and (key not in plain or value != plain[key])
+        if key != "generator_seed" and (key not in STAGE_DEFAULTS or value != STAGE_DEFAULTS[key])
     }
     if asked.get("distillation"):
         soft = asked["distillation"]

@@ -58,9 +58,16 @@ PLAIN_STEPS = {
     "label_smoothing": 0,
     "distillation": None,
 }
+# What a stage has where it leaves a key out; its epochs are then "max_epochs".
+STAGE_DEFAULTS = {
+    **NO_AUGMENTATION,
+    **PLAIN_PICTURES,
+    **PLAIN_STEPS,
+    **dict.fromkeys(("patience", "seeds", "generator_seed")),
+}
 
-_SCHEMA = json.loads(Path(__file__).with_name("settings_schema.json").read_text(encoding="utf-8"))
-LARGEST_SEED = _SCHEMA["definitions"]["generator_seed"]["maximum"]  # of all kinds of seeds
+SCHEMA = json.loads(Path(__file__).with_name("settings_schema.json").read_text(encoding="utf-8"))
+LARGEST_SEED = SCHEMA["definitions"]["generator_seed"]["maximum"]  # of all kinds of seeds
 
 
 class Settings:
@@ -151,13 +158,9 @@ class Settings:
 
     def _stage(self, stage):
         """Return a stage with the keys that it leaves out, and no more epochs than are allowed."""
-        unset = dict.fromkeys(("patience", "seeds", "generator_seed"))
         limit = self.runtime["max_epochs"]
         return {
-            **NO_AUGMENTATION,
-            **PLAIN_PICTURES,
-            **PLAIN_STEPS,
-            **unset,
+            **STAGE_DEFAULTS,
             **stage,
             "epochs": min(stage.get("epochs", limit), limit),
         }
@@ -218,13 +221,13 @@ def _read(folder):
         if _looks_like_settings(name):
             raise UserError(
                 f"{folder / name}: found a name that is not read, expected one of "
-                f"{', '.join(_SCHEMA['properties'])}; rename it or take it away"
+                f"{', '.join(SCHEMA['properties'])}; rename it or take it away"
             )
     found = {name: _parse(folder / name) for name in names if name.endswith(".json")}
     if not found:
         raise UserError(
             f"{folder}: found no settings file, expected at least one of "
-            f"{', '.join(_SCHEMA['properties'])}{_meant(folder)}"
+            f"{', '.join(SCHEMA['properties'])}{_meant(folder)}"
         )
     return found
 
@@ -268,7 +271,7 @@ def _merge(default, override):
 
 def _validate(files, folder):
     """Raise UserError for the first value that settings_schema.json does not allow."""
-    error = next(strict_json.Validator(_SCHEMA).iter_errors(files), None)
+    error = next(strict_json.Validator(SCHEMA).iter_errors(files), None)
     if error is None:
         return
     keys, known = list(error.absolute_path), list(error.schema.get("properties", []))

@@ -39,6 +39,8 @@ def describe(network):
     "unit": sides of a residual unit's kernels, "dense": [units, ...]}; the parts are the stem and
     the stages, "lhc" is what the module behind each was built with.
     """
+    from src.lhc import ARGUMENTS  # with TensorFlow, which has built the network
+
     parts = [{"name": "stem", "units": 0}]
     for layer in network.layers:
         added = re.fullmatch(r"stage(\d)_unit\d_add", layer.name)
@@ -48,9 +50,8 @@ def describe(network):
             parts[-1]["units"] += bool(added)
             parts[-1]["maps"] = list(layer.output.shape[1:])
         if hasattr(layer, "num_heads"):
-            keys = ("num_heads", "att_embed_dim", "kernel_size", "pool_size", "norm_c")
             parts[-1]["lhc"] = {
-                **{key: getattr(layer, key) for key in keys},
+                **{key: getattr(layer, key) for key in ARGUMENTS},
                 "value_pool": layer.value_pool.pool_size[0],
                 "slice": int(layer.query_key[0].kernel.shape[0]),
             }
