@@ -115,8 +115,9 @@ def summary(values):
 
 def line(label, entry):
     """Return what is printed of a measurement."""
-    sd = "" if entry["sd"] is None else f", sd {entry['sd']:.0f}"
-    return f"{label} {entry['median']:9.0f} {entry['unit']} (n {entry['n']}{sd})"
+    places = 0 if entry["median"] >= 100 else 1
+    sd = "" if entry["sd"] is None else f", sd {entry['sd']:.{places}f}"
+    return f"{label} {entry['median']:9.{places}f} {entry['unit']} (n {entry['n']}{sd})"
 
 
 def ratio(measured, of, to, paired):

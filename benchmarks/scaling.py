@@ -14,6 +14,7 @@ On the CPU, to see that it runs: --devices 1 2 --size 32 --images 64 --batch 8 -
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -184,7 +185,8 @@ def spans(plane):
     for stream in plane.lines:
         if "Stream" in stream.name:
             for event in stream.events:
-                kind = talking if "nccl" in event.name.lower() else computing
+                talks = re.match("nccl|all_reduce", event.name, re.I)  # NCCL's, or XLA's own kernel
+                kind = talking if talks else computing
                 kind.append((event.start_ns, event.start_ns + event.duration_ns))
     return talking, computing
 

@@ -1,7 +1,10 @@
-"""Training steps per second on a GPU: our nets and torchvision's ResNet-34, side by side.
+"""Training steps per second: our nets and torchvision's ResNet-34, side by side.
 
     KERAS_BACKEND=jax python benchmarks/step_speed.py [--batch 256] [--precision bfloat16]
                                                 [--save NAME]
+    python benchmarks/step_speed.py --cpu [--networks ResNet34] [--save NAME]
+
+The first on a GPU.
 
 Random images of 224 x 224 on the device, SGD. `bare` is the net's own compiled training step called
 in a loop, `fit` the same through Keras' `fit`. PyTorch: channels-last, autocast, `torch.compile`;
@@ -9,6 +12,9 @@ left out where torchvision is missing. The share is of the rate of a large matri
 first. Each figure is the median of the repeats, with their spread. Networks of the same numerics
 take turns, so that a GPU that grows hot and slow does so for all of them; run on a machine with
 nothing else to do. About 5 minutes, 20 GB on the GPU.
+
+The second on a CPU, float32: `bare` steps with 32 images, on every backend that is installed, in
+turn with PyTorch; peak memory beside it. On two cores about 15 minutes and 20 GB.
 """
 
 import argparse
@@ -22,14 +28,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import record  # noqa: E402
-from src import backend, networks, settings  # noqa: E402
+from benchmarks import cpu_steps, record  # noqa: E402
 
 SIZE = 224
 CLASSES = 7
 TOGETHER = 8  # steps per execution of `fit`
 MATRIX, VERSIONS = "matrix product", "versions"  # of what the process with PyTorch prints
 NUMERICS = ("fast", "reference")
+NETWORKS = ("ResNet34", "LHC_Net")
 GFLOP = {"ResNet34": 3 * 7.33, "LHC_Net": 3 * 7.33 * 1.23}  # an image, forward and backward
 
 
@@ -37,16 +43,33 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--cpu", action="store_true", help="measure on the CPU")
+    parser.add_argument("--batch", type=int, help="images a step (256; with --cpu 32)")
+    parser.add_argument("--precision", help="default: bfloat16; with --cpu float32")
     parser.add_argument("--numerics", nargs="+", choices=NUMERICS, default=NUMERICS)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--size", type=int, default=SIZE, help="--cpu: pixels of an image's side")
+    parser.add_argument("--steps", type=int, help="steps of a turn (20; with --cpu 2)")
     parser.add_argument("--repeats", type=int, default=7)
     record.add_option(parser)
     parser.add_argument("--only-torch", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--contestant", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
+    usual = (32, "float32", 2) if options.cpu else (256, "bfloat16", 20)
+    for name, value in zip(("batch", "precision", "steps"), usual):
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    if options.contestant:
+        return cpu_steps.contestant(options, cpu_run)
+    if options.cpu:
+        return cpu_steps.main(options, argv)
     if options.only_torch:
         return torch_main(options)
+    return gpu_main(options, argv)
+
+
+def gpu_main(options, argv):
+    from src import backend
 
     print(f"{backend.versions()}\nbatch {options.batch}, {options.precision}", flush=True)
     chosen = [backend.NAME, SIZE, options.batch, options.precision]
@@ -73,7 +96,7 @@ def main(argv=None):
     y = np.eye(CLASSES, dtype=np.float32)[random.randint(0, CLASSES, options.batch)]
     for numerics in options.numerics:
         runs = {}
-        for name in ("ResNet34", "LHC_Net"):
+        for name in options.networks:
             model = network(name, numerics)
             runs[f"{name} {numerics} bare"] = bare_steps(model, x, y)
             runs[f"{name} {numerics} fit"] = fit_steps(model, x, y)
@@ -81,10 +104,12 @@ def main(argv=None):
             keep(notes, name, values)
     for numerics in options.numerics:
         ours, theirs = f"ResNet34 {numerics} bare", "PyTorch compiled"
-        label = f"time of LHC-Net's step over its backbone's, {numerics}"
-        ratio = notes.ratio(label, ours, f"LHC_Net {numerics} bare")
-        print(f"LHC-Net's step / its backbone's, {numerics}: {ratio['median']:.2f}")
-        if theirs in notes.document["measured"]:
+        lhc_net, measured = f"LHC_Net {numerics} bare", notes.document["measured"]
+        if ours in measured and lhc_net in measured:
+            label = f"time of LHC-Net's step over its backbone's, {numerics}"
+            ratio = notes.ratio(label, ours, lhc_net)
+            print(f"LHC-Net's step / its backbone's, {numerics}: {ratio['median']:.2f}")
+        if ours in measured and theirs in measured:
             label = f"ResNet34v2's step against PyTorch's ResNet-34, {numerics}"
             ratio = notes.ratio(label, ours, theirs, paired=False)
             print(f"our backbone / PyTorch compiled, {numerics}: {ratio['median']:.2f}")
@@ -92,10 +117,21 @@ def main(argv=None):
     return 0
 
 
-def network(name, numerics):
+def cpu_run(name, numerics, precision, x, y):
+    """Return run(count) of a network's bare steps, for images of another size too."""
+    from src import backend
+
+    backend.set_precision(precision)
+    return bare_steps(network(name, numerics, x.shape[1]), x, y)
+
+
+def network(name, numerics, size=SIZE):
     """Return a compiled network with the settings of the paper."""
+    from src import backend, networks, settings
+
     values = settings.load()
     values.runtime["numerics"] = numerics
+    values.training["target_size"] = size
     model = networks.build(name, values)
     backend.compile_model(model, "sgd", 0.01, steps_per_execution=TOGETHER)
     return model
@@ -103,6 +139,8 @@ def network(name, numerics):
 
 def bare_steps(model, x, y):
     """Return run(count), which trains on the device's x and y and waits for the end."""
+    from src import backend
+
     if backend.NAME == "jax":
         import jax
 
@@ -134,6 +172,8 @@ def bare_steps(model, x, y):
 
 def fit_steps(model, x, y):
     """Return run(count): one epoch of Keras' `fit` over `count` batches on the device."""
+    from src import backend
+
     x, y = backend.convert(x), backend.convert(y)
 
     def run(count):

@@ -32,7 +32,7 @@ def check(content):
     assert content["measured"] and content["ratios"]
     for entry in content["measured"].values():
         assert entry.items() >= record.summary(entry["values"]).items()
-        assert entry["unit"] in ("images/s", "TFLOP/s", "s a turn")
+        assert entry["unit"] in ("images/s", "TFLOP/s", "s a turn", "GB")
     for entry in content["ratios"].values():
         again = record.ratio(content["measured"], entry["of"], entry["to"], entry["paired"])
         assert entry.items() >= again.items()
@@ -161,13 +161,14 @@ def test_a_name_is_a_file_name(folder, capsys, name):
 
 def test_step_speed_keeps_pytorchs_lines(folder, monkeypatch, capsys):
     from benchmarks import step_speed
+    from src import backend
 
     lines = ["versions\t2.9.0\t0.24.0", "matrix product\t700\t710\t705"]
     lines += ["PyTorch eager\t4000\t4100\t4050", "PyTorch compiled\t5000\t5100\t5200"]
     process = SimpleNamespace(stdout="\n".join(lines), returncode=0)
     monkeypatch.setattr(step_speed.subprocess, "run", lambda *args, **kwargs: process)
     monkeypatch.setattr(step_speed.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(step_speed.backend, "set_precision", lambda precision: None)
+    monkeypatch.setattr(backend, "set_precision", lambda precision: None)
     monkeypatch.setattr(step_speed, "network", lambda name, numerics: None)
     for steps in ("bare_steps", "fit_steps"):
         monkeypatch.setattr(step_speed, steps, lambda model, x, y: lambda count: None)
@@ -184,6 +185,26 @@ def test_step_speed_keeps_pytorchs_lines(folder, monkeypatch, capsys):
     assert "our backbone / PyTorch compiled, fast" in capsys.readouterr().out
 
 
+def test_step_speed_on_a_cpu_lets_all_backends_take_turns(folder):
+    code = (
+        "import sys; from pathlib import Path; from benchmarks import cpu_steps, record, step_speed;"
+        f"record.FOLDER = Path({str(folder)!r}); cpu_steps.THEIRS = (); sys.exit(step_speed.main())"
+    )
+    words = "--cpu --networks ResNet34 --size 32 --batch 2 --steps 1 --repeats 2 --save cpu"
+    command = [sys.executable, "-c", code, *words.split()]
+    output = subprocess.run(command, cwd=str(ROOT), stdout=subprocess.PIPE, text=True, check=True)
+    content = stored(folder, "cpu")
+    check(content)
+    measured = content["measured"]
+    for name in ("ResNet34 tensorflow fast", "ResNet34 tensorflow reference"):
+        assert measured[name]["n"] == 2 and measured[name]["unit"] == "images/s"
+        assert 0.1 < measured[f"{name}, peak memory"]["median"] < 10
+        assert name in output.stdout
+    assert content["versions"]["tensorflow"] and content["setting"]["batch"] == 2
+    (label,) = [label for label in content["ratios"] if "tensorflow fast against" in label]
+    assert content["ratios"][label]["goal"] == 1 and content["ratios"][label]["paired"]
+
+
 def test_step_speed_needs_no_tensorflow():
     pytest.importorskip("jax")
     code = (
@@ -194,7 +215,12 @@ def test_step_speed_needs_no_tensorflow():
 
 
 def test_what_devices_do_while_they_train_is_told_by_a_profile():
-    events = {"ncclDevKernel_AllReduce": [(0, 4), (10, 12)], "fusion": [(2, 8)], "convolution": []}
+    events = {
+        "ncclDevKernel_AllReduce": [(0, 4)],
+        "all_reduce_63_0_fusion_1": [(10, 12)],
+        "input_reduce_fusion": [(2, 8)],
+        "convolution": [],
+    }
     lines = [
         SimpleNamespace(
             name=f"Stream #{number}",

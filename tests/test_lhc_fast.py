@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from src import backbone, backend, weights
+from src import backbone, backend, devices, weights
 from src.backend import keras
 from src.fast import kernels
 from src.fast.lhc import FastLHC
@@ -66,6 +66,26 @@ def close(found, expected, tolerance=1e-4):
     assert error < tolerance or np.abs(found - expected).max() < 1e-6
 
 
+@pytest.fixture(params=["operations", "library"])
+def computed_by(request, monkeypatch):
+    """What computes norms and pools: operations, as on a GPU, or a CPU's library."""
+    x = backend.convert(np.ones((1,) + SHAPE, np.float32))
+    if request.param == "operations":
+        monkeypatch.setattr(kernels, "serve_cpu", lambda x: False)
+    elif not kernels.serve_cpu(x):
+        pytest.skip("no library here has norms and pools")
+
+
+def test_where_the_cpus_library_serves(monkeypatch):
+    x = np.ones((1,) + SHAPE, np.float32)
+    expected = backend.NAME != "jax" and not backend.has_gpu()
+    assert kernels.serve_cpu(backend.convert(x)) == expected
+    assert not kernels.serve_cpu(backend.cast(backend.convert(x), "float16"))
+    monkeypatch.setattr(devices, "count", lambda: 2)
+    assert not kernels.serve_cpu(backend.convert(x))
+
+
+@pytest.mark.usefixtures("computed_by")
 @pytest.mark.parametrize(
     "options",
     [{}, {"controller": -0.5}, {"pool_size": 2, "norm_c": 0}, {"pool_size": 16}, {"pool_size": 17}],
@@ -75,12 +95,14 @@ def test_outputs_and_gradients_agree(options):
     compare(module(LHC, **options), module(FastLHC, **options), x)
 
 
+@pytest.mark.usefixtures("computed_by")
 def test_gradient_goes_to_the_first_of_equal_maxima():
     # Few distinct values, as after the stem's max-pool: nearly every window has ties.
     x = np.random.RandomState(0).randint(0, 3, size=(3,) + SHAPE).astype(np.float32)
     compare(module(LHC), module(FastLHC), x)
 
 
+@pytest.mark.usefixtures("computed_by")
 def test_stem_agrees_in_outputs_gradients_and_statistics():
     """Here the gradients that count are those through the stride-2 pool and of bn_data's beta."""
     x = np.random.RandomState(0).uniform(0, 255, (2, 33, 33, 3)).astype(np.float32)
