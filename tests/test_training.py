@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import functools
 import inspect
 import io
 import json
@@ -50,6 +51,7 @@ def stage(epochs=1, **changes):
     return {**PLAIN, **PLAIN_PICTURES, **PLAIN_STEPS, **fixed, **changes}
 
 
+TIMES = ("seconds", "images_per_second")  # of a row, which no two runs share
 AUGMENTED = dict(rotation_range=30, width_shift_range=0.1, zoom_range=0.1, horizontal_flip=True)
 
 
@@ -62,11 +64,39 @@ def data(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def loaded(data, tmp_path, settings_folder):
-    """Settings that read the tiny data and write to a folder of the test's own."""
+@pytest.fixture(scope="module")
+def settings_in(data, settings_folder):
+    """A function that returns settings that read the tiny data and write to a folder."""
     folders = {f"{name}_folder": str(data / name) for name in ("data", "images")}
-    return settings.load(settings_folder(tmp_path, Data=folders))
+    return lambda root: settings.load(settings_folder(root, Data=folders))
+
+
+@pytest.fixture
+def loaded(settings_in, tmp_path):
+    """Settings that read the tiny data and write to a folder of the test's own."""
+    return settings_in(tmp_path)
+
+
+HISTORY = plots.history
+
+
+@pytest.fixture(autouse=True)
+def sketched(monkeypatch):
+    """The picture of a history is the text of what it shows: to draw it takes as long as to train.
+
+    Tests of what drawing does take `drawn`.
+    """
+
+    def write(path, rows):
+        known = [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+        path.write_text(json.dumps(known))
+
+    monkeypatch.setattr(plots, "history", write)
+
+
+@pytest.fixture
+def drawn(sketched, monkeypatch):
+    monkeypatch.setattr(plots, "history", HISTORY)
 
 
 def net(dropout=backend.Dropout):
@@ -83,8 +113,7 @@ def run(model, loaded, stages, name="ResNet34"):
     """Train; return (history rows without times, what lies in the folder)."""
     loaded.modular[name]["stages"] = stages
     rows = training.train(model, loaded, name)
-    times = ("seconds", "images_per_second")
-    rows = [{key: value for key, value in row.items() if key not in times} for row in rows]
+    rows = [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
     return rows, loaded.path("models_folder") / name
 
 
@@ -243,7 +272,7 @@ def read_history(folder):
         return list(csv.DictReader(file))
 
 
-def test_a_run_leaves_weights_settings_and_history(loaded, monkeypatch):
+def test_a_run_leaves_weights_settings_and_history(loaded, drawn, monkeypatch):
     saved, write = [], weights.write
     monkeypatch.setattr(
         weights, "write", lambda arrays, *args: saved.append(arrays) or write(arrays, *args)
@@ -256,6 +285,7 @@ def test_a_run_leaves_weights_settings_and_history(loaded, monkeypatch):
     rows, folder = run(model, loaded, [stage(2), stage(3, optimizer="adam")])
     names = ["history.csv", "history.png", "settings.json", "weights.h5"]
     assert sorted(path.name for path in folder.iterdir()) == names
+    assert picture(folder).startswith(b"\x89PNG")
 
     assert [(row["stage"], row["epoch"]) for row in rows] == [
         (1, 1),
@@ -353,10 +383,27 @@ def lived(loaded, patch, epochs_done=0, life=LIFE):
         patch.setattr(kind, "validate", validate)
     loaded.modular["ResNet34"]["stages"] = [{**s, **AUGMENTED} for s in life]
     rows = training.train(seeded(), loaded, "ResNet34")
-    times = ("seconds", "images_per_second")
-    rows = [{key: value for key, value in row.items() if key not in times} for row in rows]
+    rows = [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
     folder = loaded.path("models_folder") / "ResNet34"
     return rows, weights.read_h5(folder / runs.WEIGHTS)[0]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(settings_in, tmp_path_factory):
+    """A function that returns what `lived` does if nothing stops it, and the folder of models.
+
+    undisturbed(numerics, life="LIFE"): each of them lives once.
+    """
+
+    @functools.lru_cache(maxsize=None)
+    def live(numerics, life="LIFE"):
+        loaded = settings_in(tmp_path_factory.mktemp("undisturbed"))
+        loaded.runtime["numerics"] = numerics
+        with pytest.MonkeyPatch.context() as patch:
+            found = lived(loaded, patch, life=globals()[life])
+        return found, loaded.path("models_folder")
+
+    return live
 
 
 def equal(one, other):
@@ -380,14 +427,13 @@ def equal(one, other):
     ],
 )
 def test_a_stopped_training_goes_on_to_the_same_bits(
-    loaded, monkeypatch, name, call, after, done, numerics
+    loaded, undisturbed, monkeypatch, name, call, after, done, numerics
 ):
     if numerics == "fast" and backend.NAME == "tensorflow":
         pytest.skip("TensorFlow's fast numerics differ from run to run")
     loaded.runtime["numerics"] = numerics
-    backend.set_deterministic()
-    with monkeypatch.context() as patch:
-        expected = lived(loaded, patch)
+    expected, models = undisturbed(numerics)
+    shutil.copytree(str(models), str(loaded.path("models_folder")))  # an older run
     with monkeypatch.context() as patch, pytest.raises(Killed):
         holder = weights if name == "write" else runs.Run
         killing(patch, holder, name, call, after)
@@ -425,14 +471,12 @@ RICHER = [stage(3, **MORE), stage(3, optimizer="adam", ema=0.5, sharpness=0.1)]
     ],
 )
 def test_stages_that_ask_for_more_go_on_to_the_same_bits_too(
-    loaded, monkeypatch, name, call, after, done, numerics
+    loaded, undisturbed, monkeypatch, name, call, after, done, numerics
 ):
     if numerics == "fast" and backend.NAME == "tensorflow":
         pytest.skip("TensorFlow's fast numerics differ from run to run")
     loaded.runtime["numerics"] = numerics
-    backend.set_deterministic()
-    with monkeypatch.context() as patch:
-        expected = lived(loaded, patch, life=RICHER)
+    expected, _ = undisturbed(numerics, "RICHER")
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killing(patch, weights if name == "write" else runs.Run, name, call, after)
         lived(loaded, patch, life=RICHER)
@@ -477,10 +521,8 @@ def test_a_stopped_training_tells_each_epoch_once(
     assert list(curves["learning_rate"].values()) == rates
 
 
-def test_curves_change_no_number_and_may_come_and_go(loaded, monkeypatch, tmp_path):
-    backend.set_deterministic()
-    with monkeypatch.context() as patch:
-        expected = lived(loaded, patch)
+def test_curves_change_no_number_and_may_come_and_go(loaded, undisturbed, monkeypatch, tmp_path):
+    expected, _ = undisturbed(loaded.runtime["numerics"])
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killing(patch, runs.Run, "keep", 2, after=True)
         lived(loaded, patch)
@@ -517,17 +559,27 @@ def test_curves_that_cannot_be_written_end_no_training(loaded, tmp_path, capsys)
     assert len(warnings) == 2 and all("could not be written" in line for line in warnings)
 
 
+@pytest.fixture(scope="module")
+def weights_with(settings_in, tmp_path_factory):
+    """A function that returns the weights after a training with the parts `keys` of MORE."""
+
+    @functools.lru_cache(maxsize=None)
+    def train(numerics, *keys):
+        loaded = settings_in(tmp_path_factory.mktemp("weights"))
+        loaded.runtime["numerics"] = numerics
+        described = stage(2, learning_rate=0.05, **{key: MORE[key] for key in keys})
+        _, folder = run(seeded(), loaded, [described])
+        return weights.read_h5(folder / runs.WEIGHTS)[0]
+
+    return train
+
+
 @pytest.mark.parametrize("numerics", ["reference", "fast"])
 @pytest.mark.parametrize("key", MORE)
-def test_each_part_of_a_recipe_changes_a_training(loaded, key, numerics):
-    loaded.runtime["numerics"] = numerics
-    needed = {"nesterov": ["momentum"], "warmup_epochs": [], "schedule": []}.get(key, [])
-    plain = stage(2, learning_rate=0.05, **{name: MORE[name] for name in needed})
-    loaded.modular["ResNet34"]["stages"] = [plain]
-    before, folder = run(seeded(), loaded, [plain])
-    without = weights.read_h5(folder / runs.WEIGHTS)[0]
-    run(seeded(), loaded, [dict(plain, **{key: MORE[key]})])
-    found = weights.read_h5(folder / runs.WEIGHTS)[0]
+def test_each_part_of_a_recipe_changes_a_training(weights_with, key, numerics):
+    needed = ["momentum"] if key == "nesterov" else []
+    without = weights_with(numerics, *needed)
+    found = weights_with(numerics, *needed, key)
     assert any((without[name] != found[name]).any() for name in found)
 
 
@@ -696,10 +748,9 @@ def test_a_kill_while_beginning_anew_leaves_no_half_of_the_old_run(loaded, monke
 
 
 @pytest.fixture(scope="module")
-def stopped(data, tmp_path_factory, settings_folder):
+def stopped(settings_in, tmp_path_factory):
     """Settings, and the folder of a run that was stopped after its first epoch of two."""
-    folders = {f"{name}_folder": str(data / name) for name in ("data", "images")}
-    loaded = settings.load(settings_folder(tmp_path_factory.mktemp("stopped"), Data=folders))
+    loaded = settings_in(tmp_path_factory.mktemp("stopped"))
     loaded.modular["ResNet34"]["stages"] = [stage(2)]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         killing(patch, runs.Run, "keep", 1, after=True)
@@ -924,7 +975,7 @@ class Recorder(feeds.ImageFolderBatches):
         return x, y
 
 
-def test_nothing_but_the_batches_draws_from_the_global_generators(loaded, monkeypatch):
+def test_nothing_but_the_batches_draws_from_the_global_generators(loaded, drawn, monkeypatch):
     """Nets, plots, progress bars, weights and Keras leave NumPy's and Python's generators alone."""
     made = []
 
