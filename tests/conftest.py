@@ -1,5 +1,6 @@
 """What several test modules share: the reference's fixtures, where at hand, and small settings."""
 
+import gc
 import importlib.util
 import json
 import lzma
@@ -24,6 +25,12 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     backend.set_deterministic()  # as the scripts run
+    if backend.NAME == "jax":
+        import jax
+
+        if jax.default_backend() == "cpu":
+            # What is compiled here runs for moments: optimising it takes longer than it saves.
+            jax.config.update("jax_disable_most_optimizations", True)
     config.addinivalue_line("markers", "slow: takes minutes; runs only with --slow")
 
 
@@ -32,6 +39,10 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="runs only with --slow"))
+
+
+def pytest_collection_finish(session):
+    gc.freeze()  # or each collection, and every training has some, would search what is imported
 
 
 @pytest.fixture(scope="session")
