@@ -25,6 +25,7 @@ import ResNet34_Eval
 import ResNet34_Train
 from src import dataset, networks, settings, weights
 from src.backend import keras
+from tests.robustness import small
 
 COUNTS = {"train": [3, 2, 2, 2, 2, 2, 1], "val": [1] * 7, "test": [1] * 7}
 STAGES = {"check_rep": 1, "ResNet34": 3, "LHC": 1, "Controller": 1, "LHC_Net": 3}
@@ -73,6 +74,17 @@ class Chain:
                 code = script.main(["--settings", str(self.folder)])
             self.printed[script.__name__] = printed.getvalue().splitlines()
             assert code == (1 if script is check_rep else 0), script.__name__
+
+    @contextlib.contextmanager
+    def changed(self, name, **changes):
+        """Let a file of the settings have other values for a while."""
+        path = self.folder / f"{name}_Settings.json"
+        content = path.read_text()
+        path.write_text(json.dumps({**json.loads(content), **changes}))
+        try:
+            yield
+        finally:
+            path.write_text(content)
 
     def weights(self, name):
         return weights.read_h5(self.root / "models" / name / "weights.h5")[0]
@@ -164,11 +176,13 @@ def test_what_lhc_is_compared_with(chain):
     assert any((backbone[name] != control[name]).any() for name in backbone)
 
 
-def test_another_seed_has_folders_of_its_own(chain):
+def test_another_seed_has_folders_of_its_own(chain, monkeypatch):
+    monkeypatch.setattr(networks, "build", small.build)  # any net has them
     before = {path: path.stat().st_mtime_ns for path in (chain.root / "models").rglob("*.h5")}
     for script in (ResNet34_Train, ResNet34_Eval):
-        with contextlib.redirect_stdout(io.StringIO()):
-            assert script.main(["--settings", str(chain.folder), "--seed", "5"]) == 0
+        with chain.changed("Data", backbone_weights="random"):
+            with contextlib.redirect_stdout(io.StringIO()):
+                assert script.main(["--settings", str(chain.folder), "--seed", "5"]) == 0
     record = json.loads((chain.root / "models/seed5/ResNet34/settings.json").read_text())
     seeds = dict.fromkeys(("tensorflow", "python", "numpy"), 5)
     assert record["settings"]["modular"]["ResNet34"]["seeds"] == seeds
@@ -186,18 +200,13 @@ def test_standalone_protocol(chain):
     evaluated(chain, LHC_Net_Eval, "LHC_Net")
 
 
-def test_weights_of_another_architecture_are_told(chain, settings_folder, capsys):
+def test_weights_of_another_architecture_are_told(chain, capsys):
     """Changed settings and old weights: every script that loads them says so."""
-    content = json.loads((chain.folder / "LHC_Settings.json").read_text())
-    changed = dict(content, att_embed_dim=[4, 4, 4, 4, 5])
-    (chain.folder / "LHC_Settings.json").write_text(json.dumps(changed))
-    try:
+    with chain.changed("LHC", att_embed_dim=[4, 4, 4, 4, 5]):
         for script in (LHC_Eval, Controller_Train):
             assert script.main(["--settings", str(chain.folder)]) == 2
             error = capsys.readouterr().err.splitlines()[-1]
             assert "another architecture" in error and "[4, 4, 4, 4, 5]" in error
-    finally:
-        (chain.folder / "LHC_Settings.json").write_text(json.dumps(content))
 
 
 SCRIPTS = {
