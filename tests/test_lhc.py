@@ -1,5 +1,6 @@
 """The LHC layer: the reference's cases, the formula by hand, and what any Keras layer promises."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -335,18 +336,32 @@ def global_policy():
     keras.mixed_precision.set_global_policy("float32")
 
 
-def outputs_of(module, images, start):
-    """Return a model with the layer, and its outputs in float64, from weights by name."""
-    x = keras.layers.Input(images.shape[1:])
+IMAGES = np.random.RandomState(0).randn(2, 4, 4, 3).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=None)
+def start():
+    """Return weights by name."""
+    return {key: np.float32(part) for key, part in variables(layer((4, 4, 3), **CONFIG)).items()}
+
+
+def outputs_of(module):
+    """Return a model with the layer, and its outputs in float64, from the weights of `start`."""
+    x = keras.layers.Input(IMAGES.shape[1:])
     y = module(x)
     model = keras.Model(x, y)
-    weights.put(module.named_variables(), start)
-    result = module(backend.convert(images))
+    weights.put(module.named_variables(), start())
+    result = module(backend.convert(IMAGES))
     promised = module.compute_dtype
     assert dtype_of(y) == dtype_of(result) == promised
-    found = np.asarray(model.predict_on_batch(images))
+    found = np.asarray(model.predict_on_batch(IMAGES))
     assert str(found.dtype) == promised
     return model, np.float64(found)
+
+
+@functools.lru_cache(maxsize=None)
+def outputs_in_float32(kind):
+    return outputs_of(kind(**CONFIG))[1]
 
 
 @pytest.mark.parametrize("kind", BOTH)
@@ -356,12 +371,10 @@ def test_every_dtype_policy(kind, given, name, global_policy, tmp_path):
     """The output has the promised dtype, sublayers follow the layer, saved layers stay equal."""
     policy, (dtype, tolerance) = policy_of(name), POLICIES[name]
     other = "float32" if name != "float32" else "float64"
-    images = np.random.RandomState(0).randn(2, 4, 4, 3).astype(np.float32)
-    start = {key: np.float32(part) for key, part in variables(layer((4, 4, 3), **CONFIG)).items()}
-    _, wanted = outputs_of(kind(**CONFIG), images, start)
+    wanted = outputs_in_float32(kind)
     global_policy(policy if given == "global" else other)
     module = kind(**CONFIG) if given == "global" else kind(dtype=policy, **CONFIG)
-    model, found = outputs_of(module, images, start)
+    model, found = outputs_of(module)
     global_policy("float32")
     assert module.compute_dtype == dtype
     assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
@@ -372,4 +385,4 @@ def test_every_dtype_policy(kind, given, name, global_policy, tmp_path):
     if backend.GENERATION == 3 or "16" not in name:  # HDF5 of Keras 2.4 does not name the policy
         model.save(path)
         again = keras.models.load_model(path)
-        np.testing.assert_array_equal(np.float64(again.predict_on_batch(images)), found)
+        np.testing.assert_array_equal(np.float64(again.predict_on_batch(IMAGES)), found)
