@@ -281,7 +281,7 @@ def test_a_run_leaves_weights_settings_and_history(loaded, drawn, monkeypatch):
     monkeypatch.setattr(
         backend, "evaluate", lambda *args: {"loss": 1 / 3, "categorical_accuracy": next(accuracies)}
     )
-    model = net()
+    model = seeded()
     rows, folder = run(model, loaded, [stage(2), stage(3, optimizer="adam")])
     names = ["history.csv", "history.png", "settings.json", "weights.h5"]
     assert sorted(path.name for path in folder.iterdir()) == names
