@@ -7,15 +7,12 @@ from pathlib import Path
 
 import pytest
 
+# Those of a line run in one process, since each has to import JAX and Keras.
 FILES = [
-    "test_lhc.py",
-    "test_lhc_fast.py",
-    "test_networks.py",
-    "test_fast_feed.py",
     "test_training.py",
-    "test_descent.py",
-    "test_mixing.py",
-    "test_tta.py::test_average_weighs_the_passes",
+    "test_descent.py test_mixing.py test_fast_feed.py",
+    "test_lhc.py test_lhc_fast.py",
+    "test_networks.py test_tta.py::test_average_weighs_the_passes "
     "test_explain.py::test_evidence_follows_the_gradient_of_the_score",
 ]
 
@@ -26,8 +23,8 @@ def compiled(tmp_path_factory):
     return tmp_path_factory.mktemp("compiled")
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_on_jax(name, compiled):
+@pytest.mark.parametrize("names", FILES, ids=lambda names: names.split(".")[0])
+def test_on_jax(names, compiled):
     pytest.importorskip("jax")
     tests = Path(__file__).parent
     environment = dict(
@@ -37,7 +34,7 @@ def test_on_jax(name, compiled):
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
     )
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", str(tests / name)],
+        [sys.executable, "-m", "pytest", "-q", *(str(tests / name) for name in names.split())],
         env=environment,
         cwd=tests.parent,
         stdout=subprocess.PIPE,
