@@ -1,7 +1,6 @@
 """Test-time augmentation: the reference's views, their weights, and the mean over them."""
 
 import random
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -103,20 +102,14 @@ def test_views_are_the_references(shared, fer2013_validation):
         np.testing.assert_allclose(view[:, ::4, ::4, 0], expected, atol=1e-2)
 
 
-def test_probabilities_are_the_references(shared, fer2013_validation, tmp_path):
+def test_probabilities_are_the_references(published, fer2013_validation):
     pytest.importorskip("tensorflow")  # reads the checkpoint
-    with tarfile.open(shared / "fixtures" / "published_models.tar.xz") as archive:
-        names = [
-            n for n in archive.getnames() if n.split("/")[0] in ("LHC_Net", "LHC_Net_expected.npz")
-        ]
-        for name in names:
-            archive.extract(name, tmp_path)
     network = networks.lhc_net(224, settings.load().lhc)
-    checkpoints.load_checkpoint(network, tmp_path / "LHC_Net" / "LHC_Net")
+    checkpoints.load_checkpoint(network, published / "LHC_Net" / "LHC_Net")
     predict = backend.predictor(tta.with_view(network, 224))
     grey = pixels.enlarge(fer2013_validation[:1], 224)
     found = tta.average(predict, tta.table(VIEWS, 224), tta.view_weights(EVALUATION), [grey], 1)
-    expected = np.load(tmp_path / "LHC_Net_expected.npz")["tta_pred_first4"][:1]
+    expected = np.load(published / "LHC_Net_expected.npz")["tta_pred_first4"][:1]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
