@@ -97,12 +97,16 @@ pad = _either("pad", "pad")
 einsum = _either("einsum", "einsum")
 rsqrt = _either("rsqrt", "math.rsqrt")
 zeros_like = _either("zeros_like", "zeros_like")
+ones_like = _either("ones_like", "ones_like")
+relu = _either("relu", "nn.relu")
 stop_gradient = _either("stop_gradient", "stop_gradient")
 take_along_axis = _either("take_along_axis", "gather")
 if GENERATION == 2:
     take_along_axis = functools.partial(take_along_axis, batch_dims=1)
 _flip = _either("flip", "reverse")
 _conv = _either("conv", "nn.conv2d")
+_max_pool = _either("max_pool", "nn.max_pool2d")
+_average_pool = _either("average_pool", "nn.avg_pool2d")
 
 
 def flip(x, axis):
@@ -210,11 +214,49 @@ def batch_normalization(**kwargs):
     return kind(**kwargs)
 
 
-def conv(x, kernel, padding="valid"):
-    """(B, H, W, C), (h, w, C, filters) -> (B, H', W', filters), at stride 1."""
+def conv(x, kernel, padding="valid", strides=1):
+    """(B, H, W, C), (h, w, C, filters) -> (B, H', W', filters)."""
     if GENERATION == 2:
-        return _conv(x, kernel, strides=1, padding=padding.upper())
-    return _conv(x, kernel, strides=1, padding=padding, data_format="channels_last")
+        return _conv(x, kernel, strides=strides, padding=padding.upper())
+    return _conv(x, kernel, strides=strides, padding=padding, data_format="channels_last")
+
+
+def max_pool(x, size, strides, padding="valid"):
+    """(B, H, W, C) -> (B, H', W', C): the maxima of windows of size x size pixels."""
+    if GENERATION == 2:
+        return _max_pool(x, size, strides, padding.upper())
+    return _max_pool(x, size, strides, padding, data_format="channels_last")
+
+
+def average_pool(x, size):
+    """(B, H, W, C) -> the same shape: the means of the pixels that exist, of size x size ones."""
+    if GENERATION == 2:
+        return _average_pool(x, size, 1, "SAME")
+    return _average_pool(x, size, 1, "same", data_format="channels_last")
+
+
+def batch_norm(x, gamma, beta, epsilon):
+    """Return (y, mean, variance): x (B, H, W, C) as TensorFlow or PyTorch normalises it itself.
+
+    gamma, beta, mean, variance: (C,). The moments are those of the batch; no gradient goes back
+    through them but that of y.
+    """
+    if NAME == "torch":
+        import torch
+
+        # (B, H, W, C) -> (B, C, H, W), which moves nothing in memory
+        y, mean, inverse = torch.native_batch_norm(
+            x.permute(0, 3, 1, 2), gamma, beta, None, None, True, 0.0, epsilon
+        )
+        return y.permute(0, 2, 3, 1), mean.detach(), inverse.detach() ** -2 - epsilon
+    import tensorflow
+
+    y, mean, variance = tensorflow.compat.v1.nn.fused_batch_norm(
+        x, gamma, beta, epsilon=epsilon, is_training=True
+    )
+    rows = cast(tensorflow.size(x) // x.shape[-1], "float32")
+    # TensorFlow gives the estimate for the population: n / (n - 1) times the batch's own.
+    return y, stop_gradient(mean), stop_gradient(variance) * ((rows - 1) / rows)
 
 
 def custom_gradient(function):
@@ -237,6 +279,20 @@ def kernel_capability():
 
     device = jax.devices()[0]
     return float(device.compute_capability) if "NVIDIA" in device.device_kind else 0
+
+
+@functools.lru_cache(maxsize=None)
+def has_gpu():
+    """Return whether the framework computes on a GPU, or another accelerator."""
+    if NAME == "jax":
+        import jax
+
+        return jax.devices()[0].platform != "cpu"
+    if NAME == "torch":
+        return keras.src.backend.torch.core.get_device() != "cpu"
+    import tensorflow
+
+    return bool(tensorflow.config.list_physical_devices("GPU"))
 
 
 def materialise(tensors):

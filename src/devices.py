@@ -3,8 +3,8 @@
 The frameworks' own engines do the work. On JAX, `keras.distribution` splits a step that is written
 for whole batches, so every sum over a batch, BatchNorm's statistics too, is over all of it. On
 TensorFlow, a `tf.distribute` strategy runs the step once a device and adds up the gradients; norms
-share their statistics by `mean_over_devices`. `use` comes before anything is built; with one device
-it does nothing, and no path below is another than without it.
+share their statistics by `batch_means`. `use` comes before anything is built; with one device it
+does nothing, and no path below is another than without it.
 
 A batch that cannot be shared out evenly, the last one of an epoch, goes whole to every device:
 nothing is padded, and each picture counts once.
@@ -119,9 +119,27 @@ def check_stage(stage, where):
         )
 
 
-def mean_over_devices(x):
-    """Return the mean of what a running step has as `x` on each device."""
-    return _engine.mean(x) if _engine else x
+def batch_means(*parts):
+    """Return the means (C,) of tensors (B, ..., C) over the whole batch, wherever its rows are.
+
+    Devices talk once for all of them: each word costs as long as a small kernel, and norms have
+    dozens.
+    """
+    return _engine.batch_means(parts) if _engine else _over_rows(B.mean, parts)
+
+
+def batch_sums(*parts):
+    """Return the sums (C,) of tensors (B, ..., C), for a gradient of what came of `batch_means`.
+
+    On TensorFlow of a device's own rows: the gradient of the means adds up the devices' sums.
+    """
+    if _engine and B.NAME == "jax":
+        return _engine.batch_sums(parts)
+    return _over_rows(B.sum, parts)
+
+
+def _over_rows(reduce, parts):
+    return [reduce(part, axis=tuple(range(len(part.shape) - 1))) for part in parts]
 
 
 def per_device(function, variables, *batched):
@@ -276,8 +294,22 @@ class _Jax:
         finally:
             self.distribution.shared = True
 
-    def mean(self, x):
-        return x  # of the whole batch already
+    def batch_means(self, parts):
+        return self._talking_once(B.mean, parts)
+
+    def batch_sums(self, parts):
+        return self._talking_once(B.sum, parts)
+
+    def _talking_once(self, reduce, parts):
+        """Return the reduced parts: each device its own rows first, then all of them together."""
+        rows, *_, channels = parts[0].shape
+        if rows is None or rows % self.count:
+            return _over_rows(reduce, parts)
+        # (B, ..., C) -> (devices, a device's rows and all else, C) -> (devices, C)
+        parts = [reduce(B.reshape(part, (self.count, -1, channels)), axis=1) for part in parts]
+        # (devices, parts, C) -> (parts, C)
+        together = reduce(B.stack(parts, axis=1), axis=0)
+        return [together[number] for number in range(len(parts))]
 
     def per_device(self, function, variables, batched):
         import jax
@@ -374,7 +406,7 @@ class _TensorFlow:
             return self.strategy.run(share)
 
         def share():
-            return self.mean(B.convert(0.0))
+            return self._mean(B.convert(0.0))
 
         tensorflow.function(meet, autograph=False)()  # TensorFlow warns outside of functions
 
@@ -393,7 +425,13 @@ class _TensorFlow:
 
         yield own
 
-    def mean(self, x):
+    def batch_means(self, parts):
+        together = self._mean(B.stack(_over_rows(B.mean, parts)))  # (parts, C)
+        return [together[number] for number in range(len(parts))]
+
+    @staticmethod
+    def _mean(x):
+        """Return the mean of what a running step has as `x` on each device."""
         import tensorflow
 
         context = tensorflow.distribute.get_replica_context()

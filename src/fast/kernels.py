@@ -1,12 +1,14 @@
-"""Which of the GPU kernels serve here: the one place that decides, and that imports them.
+"""Which of the kernels serve here: the one place that decides, and that imports them.
 
-They are written in Pallas, so they are JAX's. Elsewhere the framework's operations compute the
-same.
+Those for GPUs are written in Pallas, so they are JAX's. On a CPU, TensorFlow's and PyTorch's
+library has norms and pools of its own; JAX compiles all. Elsewhere the framework's operations
+compute the same.
 """
 
 import math
 
 from src import backend as B
+from src import devices
 
 if B.NAME == "jax":
     from src.fast.attention_blocks import attend_blocks
@@ -14,6 +16,13 @@ if B.NAME == "jax":
     from src.fast.pool_kernels import average_pool, pools
 
     __all__ = ["attend_blocks", "attend_whole", "average_pool", "pools"]
+
+
+def serve_cpu(x):
+    """Return whether the CPU library's norms and pools serve maps like x, on one device."""
+    if B.NAME == "jax" or devices.count() > 1 or B.has_gpu():
+        return False
+    return "float32" in str(x.dtype)  # each framework has a type of its own for types
 
 
 def serve_pools(x, size):

@@ -1,13 +1,15 @@
 """The backbone's parts with less memory traffic: norms, the image convolution, the max-pool.
 
 A BatchNorm that takes its two moments in one pass reads the tensor once less forwards and once less
-backwards. Layers keep the names and variables of those they stand for.
+backwards. Layers keep the names and variables of those they stand for. On a CPU, the framework's
+library does what src/fast/kernels.py says.
 """
 
 from src import backbone, devices
 from src import backend as B
 from src.backbone import CONV, NORM
 from src.backend import keras
+from src.fast import kernels
 from src.fast.pools import max_pool
 
 layers = keras.layers
@@ -53,7 +55,11 @@ class MaxPooling(keras.layers.Layer):
         self.strides = strides
 
     def call(self, x):
-        return max_pool(x, self.size, self.strides, (self.size // 2,) * 2, 0.0)
+        border = self.size // 2
+        if kernels.serve_cpu(x):
+            x = B.pad(x, [[0, 0], [border, border], [border, border], [0, 0]])
+            return B.max_pool(x, self.size, self.strides)
+        return max_pool(x, self.size, self.strides, (border, border), 0.0)
 
 
 class BatchNorm(keras.layers.BatchNormalization):
@@ -64,30 +70,39 @@ class BatchNorm(keras.layers.BatchNormalization):
     """
 
     def call(self, x, training=None):
+        if training and self.trainable and kernels.serve_cpu(x):
+            return self._by_cpu_library(x)
         return _affine(x, *self._scale_and_shift(x, training), self.compute_dtype)
+
+    def _by_cpu_library(self, x):
+        gamma = B.convert(self.gamma) if self.scale else B.ones_like(B.convert(self.beta))
+        y, mean, variance = B.batch_norm(x, gamma, B.convert(self.beta), self.epsilon)
+        self._move_averages(mean, variance)
+        return y
 
     def _scale_and_shift(self, x, training):
         if training and self.trainable:
-            axes = tuple(range(len(x.shape) - 1))
             x = B.cast(x, "float32")
-            mean, square = (devices.mean_over_devices(B.mean(part, axes)) for part in (x, x * x))
+            mean, square = devices.batch_means(x, x * x)
             variance = B.maximum(square - mean * mean, 0.0)
-            for moving, value in (
-                (self.moving_mean, mean),
-                (self.moving_variance, variance),
-            ):
-                moving.assign(moving * self.momentum + value * (1 - self.momentum))
+            self._move_averages(mean, variance)
         else:
             mean, variance = self.moving_mean, self.moving_variance
         a = B.rsqrt(variance + self.epsilon)
         a = a * self.gamma if self.scale else a
         return a, self.beta - mean * a
 
+    def _move_averages(self, mean, variance):
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + value * (1 - self.momentum))
+
 
 class BatchNormReLU(BatchNorm):
     """BatchNorm and ReLU after it, whose gradients are two readings of (x, dy) and nothing else."""
 
     def call(self, x, training=None):
+        if training and self.trainable and kernels.serve_cpu(x):
+            return B.relu(self._by_cpu_library(x))
         return affine_relu(x, *self._scale_and_shift(x, training), self.compute_dtype)
 
 
@@ -99,8 +114,7 @@ def affine_relu(x, a, b, dtype):
         def gradient(dy):
             dy = B.materialise(dy)
             d = _where_positive(x, a, b, dy)
-            axes = tuple(range(len(x.shape) - 1))
-            da, db = B.sum(d * B.cast(x, "float32"), axis=axes), B.sum(d, axis=axes)
+            da, db = devices.batch_sums(d * B.cast(x, "float32"), d)
             if B.NAME == "jax":
                 # Where dy goes through is asked a second time: a compiler that sees that it is
                 # the same would write it to memory between the sums and dx.
@@ -138,6 +152,8 @@ class ImageConv(keras.layers.Conv2D):
 
     Of all that comes before, only beta is trained. It is the same in all images, so nothing has to
     go back through the convolution but the sum of the gradients over the batch.
+
+    A CPU's library convolves three channels as they are.
     """
 
     def build(self, images_shape, beta_shape=None):
@@ -148,10 +164,6 @@ class ImageConv(keras.layers.Conv2D):
         return (batch, *((length + 1) // 2 for length in lengths), self.filters)
 
     def call(self, images, beta):
-        odd = self.kernel.shape[2] % 2
-        kernel = B.pad(self.kernel, [[0, 1], [0, 1], [0, odd], [0, 0]])
-        kernel = self._fold(kernel[None])[0]
-
         @B.custom_gradient
         def share_gradient(y, of_beta):
             def gradient(dy):
@@ -160,8 +172,19 @@ class ImageConv(keras.layers.Conv2D):
 
             return y, gradient
 
-        images, beta = (self._fold(self._border(x)) for x in (B.stop_gradient(images), beta))
-        return share_gradient(B.conv(images, kernel), B.conv(beta, B.stop_gradient(kernel)))
+        kernel = B.convert(self.kernel)
+        return share_gradient(
+            self._convolve(B.stop_gradient(images), kernel),
+            self._convolve(beta, B.stop_gradient(kernel)),
+        )
+
+    def _convolve(self, x, kernel):
+        """(B, H, W, C), (7, 7, C, filters) -> (B, ceil(H / 2), ceil(W / 2), filters)."""
+        if kernels.serve_cpu(x):
+            return B.conv(B.pad(x, [[0, 0], [3, 3], [3, 3], [0, 0]]), kernel, strides=2)
+        odd = kernel.shape[2] % 2
+        kernel = B.pad(kernel, [[0, 1], [0, 1], [0, odd], [0, 0]])
+        return B.conv(self._fold(self._border(x)), self._fold(kernel[None])[0])
 
     @staticmethod
     def _border(x):

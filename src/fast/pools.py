@@ -4,7 +4,8 @@ A window of size x size pixels has as many pixels, and pixel k of all windows to
 slice of the padded map. A pool adds up these slices, or takes their maximum. A compiler fuses that
 into one pass over the map, the gradient too, whereas the gradients of the framework's max-pools
 scatter what each window gives. On a GPU, memory traffic is what pools cost. On JAX, LHC's 3 x 3
-pools run as GPU kernels where src/fast/kernels.py says so.
+pools run as GPU kernels where src/fast/kernels.py says so; on a CPU, the framework's library has
+pools that are faster.
 """
 
 import numpy as np
@@ -27,7 +28,11 @@ def query_key_pools(x, size):
     if kernels.serve_pools(x, size):
         return kernels.pools(x)
     height, width, channels = x.shape[1:]
-    pools = average_pool(x, size), max_pool(x, size, 1, same(size), float("-inf"))
+    if kernels.serve_cpu(x):
+        largest = B.max_pool(x, size, 1, "same")
+    else:
+        largest = max_pool(x, size, 1, same(size), float("-inf"))
+    pools = average_pool(x, size), largest
     # (B, H, W, C) -> (B, H * W, C)
     pools = [B.reshape(pool, (-1, height * width, channels)) for pool in pools]
     # (2, B, H * W, C) -> (H * W, 2, B, C)
@@ -95,6 +100,8 @@ def average_pool(x, size):
     """Return the average pool of x, both (B, H, W, C), over the pixels of a window that exist."""
     if kernels.serve_pools(x, size):
         return kernels.average_pool(x)
+    if kernels.serve_cpu(x) and size % 2:  # Keras counts padding on PyTorch where sizes are even
+        return B.average_pool(x, size)
     before, after = same(size)
     counts = [_existing(length, size) for length in x.shape[1:3]]  # of H and of W
     weights = (1 / np.outer(*counts)).astype(np.float32)[:, :, None]  # (H, W, 1)
