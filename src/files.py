@@ -163,14 +163,24 @@ def _locked(path, busy, wait):
             file.close()  # removed by the one that held it, before this one had it
             continue
         except (BlockingIOError, PermissionError):
-            file.seek(1)
-            holder = file.read().strip() or "another one"
+            holder = None if wait else _holder(file)
             file.close()
             if wait:
                 time.sleep(0.05)
                 continue
-            raise UserError(f"{busy} by process {holder}: wait for it, or stop it") from None
+            raise UserError(f"{busy} by {holder}: wait for it, or stop it") from None
         file.close()
+
+
+def _holder(file):
+    """Return the process that holds the lock of a file, as that tells a moment after it has it."""
+    for _ in range(20):
+        file.seek(1)
+        holder = file.read().strip()
+        if holder:
+            return f"process {holder}"
+        time.sleep(0.05)
+    return "another process"
 
 
 def _lock(file):

@@ -210,7 +210,29 @@ def test_a_full_disk_keeps_nobody_from_locking(tmp_path, monkeypatch):
 
     monkeypatch.setattr(files.os, "write", full)
     with files.lock(tmp_path / "a.lock", "busy"):
-        with pytest.raises(UserError, match="busy by process another one"):
+        with pytest.raises(UserError, match="busy by another process: "):
             with files.lock(tmp_path / "a.lock", "busy"):
                 raise AssertionError("two hold it")
     assert not list(tmp_path.iterdir())
+
+
+def test_who_has_just_locked_is_named(tmp_path, monkeypatch):
+    """Between locking a file and writing its name into it, a process may be kept from going on."""
+    write, found = os.write, []
+
+    def second():
+        with pytest.raises(UserError) as caught:
+            with files.lock(tmp_path / "a.lock", "busy"):
+                raise AssertionError("two hold it")
+        found.append(str(caught.value))
+
+    def slowly(*args):
+        thread.start()
+        time.sleep(0.3)
+        return write(*args)
+
+    thread = threading.Thread(target=second)
+    monkeypatch.setattr(files.os, "write", slowly)
+    with files.lock(tmp_path / "a.lock", "busy"):
+        thread.join()
+    assert found[0].startswith(f"busy by process {os.getpid()} (")
