@@ -235,7 +235,8 @@ def stage_words(stage):
     }
     if asked.get("distillation"):
         soft = asked["distillation"]
-        asked["distillation"] = f"{soft['share']} from {len(soft['teachers'])} nets"
+        count = len(soft["teachers"])
+        asked["distillation"] = f"{soft['share']} from {count} {'net' if count == 1 else 'nets'}"
     return ", ".join(key if value is True else f"{key} {value}" for key, value in asked.items())
 
 
