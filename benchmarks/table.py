@@ -8,6 +8,7 @@ the command that makes them. tests/test_benchmarks.py checks that the tables are
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -21,7 +22,8 @@ ABSENT = "not measured in this version"
 STEP = "KERAS_BACKEND=jax python benchmarks/step_speed.py --repeats 12"
 LOOP = "KERAS_BACKEND=jax python benchmarks/training_speed.py --epochs 6"
 TTA = "python benchmarks/tta_speed.py"
-SCALING = "KERAS_BACKEND=jax python benchmarks/scaling.py --devices 1 2 4 --profile"
+SCALING = "KERAS_BACKEND=jax python benchmarks/scaling.py --devices"
+SHORT = "--kinds weak --images 6144 --epochs 4"
 VIEWS = "--images 1024 --views 20 --repeats 5"
 EXPECTED = {  # name: what it measures, the command without --save
     "generator_cpu": ("generator", "python benchmarks/generator_speed.py --repeats 9"),
@@ -38,11 +40,24 @@ EXPECTED = {  # name: what it measures, the command without --save
         f"KERAS_BACKEND=jax {TTA} {VIEWS} --settings Settings/Fast",
     ),
     "step_gpu": ("training step", STEP),
+    "step_cpu": ("training step on a CPU", "python benchmarks/step_speed.py --cpu --repeats 5"),
     "training_gpu_ResNet34": ("training loop, ResNet34", LOOP),
     "training_gpu_LHC_Net": ("training loop, LHC-Net", f"{LOOP} --network LHC_Net"),
     "start_gpu": ("first step", "KERAS_BACKEND=jax python benchmarks/start_speed.py"),
-    "scaling_gpu_ResNet34": ("several GPUs, ResNet34", f"{SCALING} --global-batch 256 1024"),
-    "scaling_gpu_LHC_Net": ("several GPUs, LHC-Net", f"{SCALING} --network LHC_Net --kinds weak"),
+    "scaling_gpu_ResNet34": ("two GPUs, ResNet34", f"{SCALING} 1 2 {SHORT} --profile"),
+    "scaling_gpu_LHC_Net": (
+        "two GPUs, LHC-Net",
+        f"{SCALING} 1 2 --network LHC_Net {SHORT} --profile",
+    ),
+    "scaling_gpu4_LHC_Net": ("four GPUs, LHC-Net", f"{SCALING} 1 4 --network LHC_Net {SHORT}"),
+    "scaling_gpu8_ResNet34": (
+        "eight GPUs, ResNet34, and TTA",
+        f"{SCALING} 1 2 4 8 --global-batch 256 1024 --profile",
+    ),
+    "scaling_gpu8_LHC_Net": (
+        "eight GPUs, LHC-Net",
+        f"{SCALING} 1 2 4 8 --network LHC_Net --kinds weak --profile",
+    ),
 }
 NAMES = {
     "python": "Python",
@@ -120,7 +135,7 @@ def runs(found):
     for name, content in found.items():
         machine, setting = content["machine"], content["setting"]
         facts = [f"{machine['cpu']}, {machine['cores']} cores"]
-        facts[:0] = [", ".join(machine["gpus"])] if machine["gpus"] else []
+        facts[:0] = [gpus(machine)] if machine["gpus"] else []
         facts.append("load {} before and {} after".format(*machine["load"]))
         facts += [f"{NAMES.get(key, key)} {found}" for key, found in content["versions"].items()]
         facts += [
@@ -139,8 +154,14 @@ def runs(found):
 
 def device(content):
     machine, backend = content["machine"], content["setting"]["backend"]
-    name = ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['cores']} cores"
+    name = gpus(machine) or f"{machine['cpu']}, {machine['cores']} cores"
     return f"{name}, {NAMES[backend]} {content['versions'][backend]}"
+
+
+def gpus(machine):
+    """Return the names of the GPUs, "2 × NVIDIA H200", or ""."""
+    count = Counter(machine["gpus"])
+    return ", ".join(name if n == 1 else f"{n} × {name}" for name, n in count.items())
 
 
 def decimals(median):
