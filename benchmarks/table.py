@@ -40,7 +40,10 @@ EXPECTED = {  # name: what it measures, the command without --save
         f"KERAS_BACKEND=jax {TTA} {VIEWS} --settings Settings/Fast",
     ),
     "step_gpu": ("training step", STEP),
-    "step_cpu": ("training step on a CPU", "python benchmarks/step_speed.py --cpu --steps 1 --repeats 5"),
+    "step_cpu": (
+        "training step on a CPU",
+        "python benchmarks/step_speed.py --cpu --steps 1 --repeats 5",
+    ),
     "training_gpu_ResNet34": ("training loop, ResNet34", LOOP),
     "training_gpu_LHC_Net": ("training loop, LHC-Net", f"{LOOP} --network LHC_Net"),
     "start_gpu": ("first step", "KERAS_BACKEND=jax python benchmarks/start_speed.py"),

@@ -289,7 +289,7 @@ def has_gpu():
 
         return jax.devices()[0].platform != "cpu"
     if NAME == "torch":
-        return keras.src.backend.torch.core.get_device() != "cpu"
+        return keras.src.backend.torch.core.DEFAULT_DEVICE != "cpu"  # get_device tells "meta" too
     import tensorflow
 
     return bool(tensorflow.config.list_physical_devices("GPU"))
