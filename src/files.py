@@ -168,19 +168,19 @@ def _locked(path, busy, wait):
             if wait:
                 time.sleep(0.05)
                 continue
-            raise UserError(f"{busy} by {holder}: wait for it, or stop it") from None
+            raise UserError(f"{busy} {holder}: wait for it, or stop it") from None
         file.close()
 
 
 def _holder(file):
-    """Return the process that holds the lock of a file, as that tells a moment after it has it."""
+    """Return which process holds the lock of a file, as that tells a moment after it has it."""
     for _ in range(20):
         file.seek(1)
         holder = file.read().strip()
         if holder:
-            return f"process {holder}"
+            return f"by process {holder}"
         time.sleep(0.05)
-    return "another process"
+    return "by another process"
 
 
 def _lock(file):
