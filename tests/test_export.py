@@ -104,7 +104,8 @@ def test_onnx(run, work, nets, name):
     for count in (1, 14):
         (found,) = session.run(None, {"image": images(count)})
         expected = nets[name].predict_on_batch(images(count))
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        # Features of an untrained net are huge, and CPUs round in orders of their own.
+        np.testing.assert_allclose(found, expected, atol=5e-5)
     stored = {part.key: part.value for part in onnx.load(str(path)).metadata_props}
     assert is_about({**stored, "classes": json.loads(stored["classes"])}, name)
     assert kept(path.parent) == [path.name]
