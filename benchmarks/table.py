@@ -20,6 +20,7 @@ README, FOLDER = HERE / "README.md", HERE / "results"
 BEGIN, END = "<!-- made by table.py: begin -->", "<!-- made by table.py: end -->"
 ABSENT = "not measured in this version"
 STEP = "KERAS_BACKEND=jax python benchmarks/step_speed.py --repeats 12"
+CPU = "python benchmarks/step_speed.py --cpu --steps 1"
 LOOP = "KERAS_BACKEND=jax python benchmarks/training_speed.py --epochs 6"
 TTA = "python benchmarks/tta_speed.py"
 SCALING = "KERAS_BACKEND=jax python benchmarks/scaling.py --devices"
@@ -40,10 +41,8 @@ EXPECTED = {  # name: what it measures, the command without --save
         f"KERAS_BACKEND=jax {TTA} {VIEWS} --settings Settings/Fast",
     ),
     "step_gpu": ("training step", STEP),
-    "step_cpu": (
-        "training step on a CPU",
-        "python benchmarks/step_speed.py --cpu --steps 1 --repeats 5",
-    ),
+    "step_cpu": ("training step on a CPU", f"{CPU} --repeats 5 --networks ResNet34"),
+    "step_cpu_LHC_Net": ("LHC-Net's on a CPU", f"{CPU} --repeats 3 --networks LHC_Net"),
     "training_gpu_ResNet34": ("training loop, ResNet34", LOOP),
     "training_gpu_LHC_Net": ("training loop, LHC-Net", f"{LOOP} --network LHC_Net"),
     "start_gpu": ("first step", "KERAS_BACKEND=jax python benchmarks/start_speed.py"),
