@@ -221,11 +221,11 @@ def conv(x, kernel, padding="valid", strides=1):
     return _conv(x, kernel, strides=strides, padding=padding, data_format="channels_last")
 
 
-def max_pool(x, size, strides, padding="valid"):
-    """(B, H, W, C) -> (B, H', W', C): the maxima of windows of size x size pixels."""
+def max_pool(x, size, strides):
+    """(B, H, W, C) -> (B, H', W', C): the maxima of the windows of size x size pixels within x."""
     if GENERATION == 2:
-        return _max_pool(x, size, strides, padding.upper())
-    return _max_pool(x, size, strides, padding, data_format="channels_last")
+        return _max_pool(x, size, strides, "VALID")
+    return _max_pool(x, size, strides, "valid", data_format="channels_last")
 
 
 def average_pool(x, size):

@@ -163,11 +163,12 @@ def _locked(path, busy, wait):
             file.close()  # removed by the one that held it, before this one had it
             continue
         except (BlockingIOError, PermissionError):
-            holder = None if wait else _holder(file)
-            file.close()
             if wait:
+                file.close()
                 time.sleep(0.05)
                 continue
+            holder = _holder(file)
+            file.close()
             raise UserError(f"{busy} {holder}: wait for it, or stop it") from None
         file.close()
 

@@ -25,12 +25,11 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     backend.set_deterministic()  # as the scripts run
-    if backend.NAME == "jax":
+    if backend.NAME == "jax" and not backend.has_gpu():
         import jax
 
-        if jax.default_backend() == "cpu":
-            # What is compiled here runs for moments: optimising it takes longer than it saves.
-            jax.config.update("jax_disable_most_optimizations", True)
+        # What is compiled here runs for moments: optimising it takes longer than it saves.
+        jax.config.update("jax_disable_most_optimizations", True)
     config.addinivalue_line("markers", "slow: takes minutes; runs only with --slow")
 
 

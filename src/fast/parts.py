@@ -55,11 +55,7 @@ class MaxPooling(keras.layers.Layer):
         self.strides = strides
 
     def call(self, x):
-        border = self.size // 2
-        if kernels.serve_cpu(x):
-            x = B.pad(x, [[0, 0], [border, border], [border, border], [0, 0]])
-            return B.max_pool(x, self.size, self.strides)
-        return max_pool(x, self.size, self.strides, (border, border), 0.0)
+        return max_pool(x, self.size, self.strides, (self.size // 2,) * 2, 0.0)
 
 
 class BatchNorm(keras.layers.BatchNormalization):

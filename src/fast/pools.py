@@ -28,11 +28,7 @@ def query_key_pools(x, size):
     if kernels.serve_pools(x, size):
         return kernels.pools(x)
     height, width, channels = x.shape[1:]
-    if kernels.serve_cpu(x):
-        largest = B.max_pool(x, size, 1, "same")
-    else:
-        largest = max_pool(x, size, 1, same(size), float("-inf"))
-    pools = average_pool(x, size), largest
+    pools = average_pool(x, size), max_pool(x, size, 1, same(size), float("-inf"))
     # (B, H, W, C) -> (B, H * W, C)
     pools = [B.reshape(pool, (-1, height * width, channels)) for pool in pools]
     # (2, B, H * W, C) -> (H * W, 2, B, C)
@@ -48,6 +44,8 @@ def max_pool(x, size, strides, padding, border):
     first in row-major order, as in the framework's pools. The gradient then goes through the
     windows that a pixel may be in, and takes from each what it gave to that pixel.
     """
+    if kernels.serve_cpu(x):
+        return B.max_pool(_pad(x, padding, padding, border), size, strides)
     height, width, channels = x.shape[1:]
     # Winners are stored, so their type is the smallest that can number a window's pixels. Two
     # numbers that no pixel has are left for pixels and windows that do not exist.
