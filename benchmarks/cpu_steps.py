@@ -101,7 +101,7 @@ class Contestant:
 def contestant(options, steps_of):
     """Take as many steps as standard input says, line by line; print the seconds, then the peak.
 
-    steps_of: function (network, numerics, precision, x, y) -> run(count).
+    steps_of: function (network, name of the contestant, precision, x, labels) -> run(count).
     """
     import resource
 
@@ -110,13 +110,9 @@ def contestant(options, steps_of):
     shape = options.batch, options.size, options.size, 3
     x = random.uniform(0, 255, shape).astype(np.float32)
     labels = random.randint(0, 7, options.batch)
-    one_hot = np.eye(7, dtype=np.float32)[labels]
-    if name in THEIRS:
-        run, backend = torchvision_steps(x, labels, name == "PyTorch compiled"), "torch"
-    else:
-        backend, numerics = name.split()
-        run = steps_of(network, numerics, options.precision, x, one_hot)
+    run = steps_of(network, name, options.precision, x, labels)
     run(2)
+    backend = "torch" if name in THEIRS else name.split()[0]
     print(READY + json.dumps(record.versions(backend)), flush=True)
     for line in sys.stdin:
         start = time.perf_counter()
@@ -125,24 +121,3 @@ def contestant(options, steps_of):
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes on Linux
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9)
     return 0
-
-
-def torchvision_steps(x, labels, compiled):
-    """Return run(count) of torchvision's ResNet-34, channels last, with plain SGD."""
-    import torch
-    import torchvision
-
-    # (B, H, W, C) -> (B, C, H, W), channels last in memory
-    x = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
-    labels = torch.from_numpy(labels).long()
-    model = torchvision.models.resnet34(num_classes=7).to(memory_format=torch.channels_last)
-    forward = torch.compile(model) if compiled else model
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-
-    def run(count):
-        for _ in range(count):
-            optimizer.zero_grad(set_to_none=True)
-            torch.nn.functional.cross_entropy(forward(x), labels).backward()
-            optimizer.step()
-
-    return run

@@ -117,13 +117,21 @@ def gpu_main(options, argv):
     return 0
 
 
-def cpu_run(name, numerics, precision, x, y):
-    """Return run(count) of a network's bare steps, for images of another size too."""
+def cpu_run(name, contestant, precision, x, labels):
+    """Return run(count) of what cpu_steps.py lets train; x: (B, H, W, 3), labels: (B,)."""
+    if contestant in cpu_steps.THEIRS:
+        import torch
+
+        # (B, H, W, 3) -> (B, 3, H, W), channels last in memory
+        x = torch.from_numpy(x).permute(0, 3, 1, 2)
+        compiled = contestant == cpu_steps.THEIRS[1]
+        return torchvision_steps(x, torch.from_numpy(labels).long(), compiled)
     from src import backend
 
     backend.set_precision(precision)
     backend.set_seeds(0, 0, 0)  # as the scripts do; Keras 2.4 wants some
-    return bare_steps(network(name, numerics, x.shape[1], together=1), x, y)
+    model = network(name, contestant.split()[1], x.shape[1], together=1)
+    return bare_steps(model, x, np.eye(CLASSES, dtype=np.float32)[labels])
 
 
 def network(name, numerics, size=SIZE, together=TOGETHER):
@@ -214,6 +222,32 @@ def keep(notes, name, values):
     print(line, flush=True)
 
 
+def torchvision_steps(x, y, compiled, dtype=None):
+    """Return run(count) of torchvision's ResNet-34 with plain SGD, on the device of x.
+
+    x: (B, 3, H, W), channels last in memory. y: (B,), class numbers. dtype: autocast's, or None.
+    """
+    import torch
+    import torchvision
+
+    model = torchvision.models.resnet34(num_classes=CLASSES)
+    model = model.to(x.device, memory_format=torch.channels_last)
+    forward = torch.compile(model) if compiled else model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def run(count):
+        for _ in range(count):
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not None):
+                loss = torch.nn.functional.cross_entropy(forward(x), y)
+            loss.backward()
+            optimizer.step()
+        if x.is_cuda:
+            torch.cuda.synchronize()
+
+    return run
+
+
 def torch_main(options):
     """Print, tab-separated, versions and the rates: matrix, torchvision's ResNet-34 both ways."""
     import torch
@@ -244,23 +278,10 @@ def torch_main(options):
     x = torch.rand(options.batch, 3, SIZE, SIZE, device="cuda") * 255
     x = x.to(memory_format=torch.channels_last)
     y = torch.randint(0, CLASSES, (options.batch,), device="cuda")
-    runs = {}
-    for name, compiled in (("PyTorch eager", False), ("PyTorch compiled", True)):
-        model = torchvision.models.resnet34(num_classes=CLASSES)
-        model = model.cuda().to(memory_format=torch.channels_last)
-        forward = torch.compile(model) if compiled else model
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-
-        def run(count, forward=forward, optimizer=optimizer):
-            for _ in range(count):
-                optimizer.zero_grad(set_to_none=True)
-                with torch.autocast("cuda", dtype=dtype, enabled=dtype is not None):
-                    loss = torch.nn.functional.cross_entropy(forward(x), y)
-                loss.backward()
-                optimizer.step()
-            torch.cuda.synchronize()
-
-        runs[name] = run
+    runs = {
+        name: torchvision_steps(x, y, compiled, dtype)
+        for name, compiled in zip(cpu_steps.THEIRS, (False, True))
+    }
     for name, values in measure(runs, options).items():
         print(name, *values, sep="\t", flush=True)
     return 0
