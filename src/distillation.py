@@ -6,7 +6,7 @@ A student with teachers gives (B, 2, 7): its own probabilities, and the mean of 
 from pathlib import Path
 
 from src import backend as B
-from src import networks, runs, weights
+from src import networks, packed, runs, weights
 from src.backend import keras
 from src.dataset import CLASSES
 from src.errors import UserError
@@ -15,19 +15,13 @@ from src.settings import Settings
 
 
 def teachers(stage, settings):
-    """Return the frozen nets (list) of the runs that a stage names.
+    """Return the frozen nets (list) of the folders that a stage names.
 
-    Raises UserError where one is missing, or of another image size.
+    Raises UserError where one is missing, damaged, or of another image size.
     """
     found = []
     for path in teacher_files(stage):
-        if not path.is_file():
-            raise UserError(
-                f"{path} is missing: expected the weights of a finished training, since "
-                "Modular_Settings.json names its folder among the teachers"
-            )
-        arrays, architecture = weights.read_h5(path)
-        architecture = architecture or {}
+        arrays, architecture = _read(path)
         size = architecture.get("target_size")
         if size != settings.size:
             raise UserError(
@@ -43,9 +37,30 @@ def teachers(stage, settings):
 
 
 def teacher_files(stage):
-    """Return the paths of the teachers' weights."""
+    """Return the file of each teacher that tells it from others.
+
+    It is a finished run's weights.h5, or the net.json of a net that Ship.py made, which holds the
+    digests of its weights.
+    """
     named = stage["distillation"] or {"teachers": []}
-    return [Path(folder) / runs.WEIGHTS for folder in named["teachers"]]
+    folders = [Path(folder) for folder in named["teachers"]]
+    return [
+        folder / (packed.RECORD if (folder / packed.RECORD).is_file() else runs.WEIGHTS)
+        for folder in folders
+    ]
+
+
+def _read(path):
+    """Return ({"layer/variable": array}, architecture) of one of `teacher_files`."""
+    if path.name == packed.RECORD:
+        return packed.read(path.parent), packed.record(path.parent)["architecture"]
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing: expected the weights of a finished training, or a net of "
+            "Ship.py's, since Modular_Settings.json names this folder among the teachers"
+        )
+    arrays, architecture = weights.read_h5(path)
+    return arrays, architecture or {}
 
 
 def digests(recipe):

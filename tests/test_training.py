@@ -25,6 +25,7 @@ from src import (
     etl,
     feeds,
     networks,
+    packed,
     pixels,
     plots,
     progress,
@@ -603,6 +604,34 @@ def test_a_stage_learns_from_teachers(loaded, numerics, monkeypatch):
         run(seeded(), loaded, [stage(2, distillation=taught)])
 
 
+def test_a_net_that_ship_py_made_teaches(loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(networks, "build", lambda name, settings: net())
+    shipped, teacher = tmp_path / "Shipped", seeded()
+    contents = packed.files(packed.pack(weights.to_arrays(teacher)))
+    record = {
+        "architecture": {"network": "LHC_Net", "target_size": loaded.size, "lhc": {}},
+        "files": packed.digests(contents),
+        **{"parameters": 1, "made_from": {}},
+        "measured": {"test": {"images": 1, "accuracy": 1.0}},
+    }
+    contents[packed.RECORD] = json.dumps(record).encode()
+    packed.write(shipped, contents)
+    taught = {"teachers": [str(shipped)], "share": 0.7}
+    untaught, _ = run(seeded(), loaded, [stage()])
+    rows, folder = run(seeded(), loaded, [stage(distillation=taught)])
+    assert rows[0]["loss"] != untaught[0]["loss"]
+    conditions = json.loads((folder / "settings.json").read_text())["conditions"]
+    path = shipped / packed.RECORD
+    assert conditions["teachers"] == {str(path): file_digest(path, "sha256")}
+
+    (found,) = distillation.teachers(stage(distillation=taught), loaded)
+    for name, array in weights.to_arrays(teacher).items():
+        assert np.array_equal(weights.to_arrays(found)[name], array), "small kernels keep all bits"
+    (shipped / "weights-1.npz").write_bytes(b"other")
+    with pytest.raises(UserError, match="weights-1.npz is damaged or another one"):
+        distillation.teachers(stage(distillation=taught), loaded)
+
+
 def test_a_teacher_sees_the_same_size(loaded):
     _, folder = run(seeded(), loaded, [stage()])
     loaded.training["target_size"] = 40
@@ -833,17 +862,17 @@ def test_a_state_with_odd_values_is_told(stopped, path, value):
         arrays = dict(file)
     values = json.loads(arrays.pop("values").tobytes().decode())
     set_in(values, path, value)
-    assert_refused(stopped, runs.STATE, packed(values, arrays), "state.npz: damaged")
+    assert_refused(stopped, runs.STATE, packed_state(values, arrays), "state.npz: damaged")
 
 
-def packed(values, arrays):
+def packed_state(values, arrays):
     file = io.BytesIO()
     np.savez(file, values=np.frombuffer(json.dumps(values).encode(), np.uint8), **arrays)
     return file.getvalue()
 
 
 def test_a_state_without_an_object_is_told(stopped):
-    assert_refused(stopped, runs.STATE, packed("text", {}), "state.npz: damaged")
+    assert_refused(stopped, runs.STATE, packed_state("text", {}), "state.npz: damaged")
 
 
 @pytest.mark.parametrize(
@@ -860,7 +889,7 @@ def test_a_state_with_odd_arrays_is_told(stopped, name, array):
     with np.load(str(stopped[1] / runs.STATE)) as file:
         arrays = dict(file, **{name: array})
     values = json.loads(arrays.pop("values").tobytes().decode())
-    assert_refused(stopped, runs.STATE, packed(values, arrays), "state.npz: damaged")
+    assert_refused(stopped, runs.STATE, packed_state(values, arrays), "state.npz: damaged")
 
 
 @pytest.mark.parametrize(
