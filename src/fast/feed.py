@@ -133,7 +133,7 @@ class DeviceFeed:
         kind = keras.Model if descent.is_plain(stage) else descent.Trainer
         self.trained = kind(places, distillation.student(model, images, stage, settings))
         images = DeviceImages(validation[0], self.size, name="validation_images")(rows)
-        self.validated = keras.Model(rows, model(images))
+        self.validated = keras.Model([rows], model(images))
 
     def compile(self, *args):
         steps = -(-len(self.images) // self.batch_size)
