@@ -78,26 +78,33 @@ def differences(couples, split):
 
 
 def answers(groups):
-    """Return a paragraph for each recipe that was trained on with LHC and without: does it help?"""
+    """Return a paragraph on the recipes that trained on with LHC and without: does it help?"""
     found = pairs(groups)
     recipes = [b[0] for b, a in found if (b[1], a[1]) == ("LHC", "Control")]
-    return [_answer(recipe, found) for recipe in recipes]
+    if not recipes:
+        return []
+    question = (
+        "**Does LHC help?** The same backbones trained on with LHC and without it, same epochs, "
+        "recipe and batches:"
+    )
+    return ["\n".join([question, *(f"* {_answer(recipe, found)}" for recipe in recipes)])]
 
 
 def _answer(recipe, found):
-    """Return the paragraph of one recipe; found: of `pairs`."""
+    """Return what came out with one recipe; found: of `pairs`."""
     couples = found[(recipe, "LHC"), (recipe, "Control")]
     best = [
         "{:.2f} and {:.2f}".format(*(max(run.percent[s] for run in runs) for runs in zip(*couples)))
         for s in TEST
     ]
     text = (
-        f"**Does LHC help?** {recipe}, {len(couples)} seeds, the same backbones trained on with "
-        f"LHC and without it, same epochs, recipe and batches: {_told(couples)}. Best of "
-        f"{len(couples)}, as the paper counts: {best[0]} %, with TTA {best[1]} %."
+        f"{recipe}, {len(couples)} seeds: {_told(couples)}. Best of {len(couples)}, as the paper "
+        f"counts: {best[0]} %, with TTA {best[1]} %."
     )
     controlled = found.get(((recipe, "Controller"), (recipe, "Control")))
-    return f"{text} With controllers too: {_told(controlled)}." if controlled else text
+    if not controlled:
+        return text
+    return f"{text} With controllers too, {len(controlled)} seeds: {_told(controlled)}."
 
 
 def _told(couples):

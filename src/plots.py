@@ -130,7 +130,7 @@ def curves(path, groups):
     groups: {name: [history of a run: rows with val_loss and val_categorical_accuracy]}. A thin line
     is a run, the thick one the mean over those that got so far.
     """
-    figure = Figure(figsize=(11, 4.8))
+    figure = Figure(figsize=(11, 5.2))
     loss, accuracy = figure.subplots(1, 2)
     for axes, key, factor in (
         (loss, "val_loss", 1),
@@ -150,14 +150,17 @@ def curves(path, groups):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
-        axes.legend()
+    # One legend for both, below them: the curves leave no room for it.
+    columns = min(3, len(groups))
+    named = loss.get_legend_handles_labels()
+    figure.legend(*named, loc="lower center", ncol=columns, frameon=False)
     log_scale(loss)
     loss.set_ylabel("validation loss")
     # What sets seeds apart is at the end: the climb up to there would hide it.
     ends = [100 * run[-1]["val_categorical_accuracy"] for runs in groups.values() for run in runs]
     accuracy.set_ylim(min(ends) - 12, max(ends) + 2)
     accuracy.set_ylabel("validation accuracy, %")
-    _save(figure, path)
+    _save(figure, path, below=0.045 * -(-len(groups) // columns))
 
 
 @style.context("default")
@@ -193,9 +196,12 @@ def captioned_sheet(path, images, captions, title, columns=10):
     _save(figure, path)
 
 
-def _save(figure, path):
-    """Write a PNG, whole or not at all; make its folder if need be."""
+def _save(figure, path, below=0):
+    """Write a PNG, whole or not at all; make its folder if need be.
+
+    below: the share of the height that the axes leave free at the bottom.
+    """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, below, 1, 1))
     with replace(path) as part:
         figure.savefig(part, format="png", dpi=120)

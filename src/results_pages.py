@@ -45,17 +45,20 @@ def pages(experiments, groups):
         r.settings.data["backbone_weights"] for runs in groups.values() for r in runs.values()
     }
     start = [results.RANDOM_START] if starts == {"random"} else []
-    table = [results.results_table(groups), results.NOTES, *start]
+    notes = " ".join([results.NOTES, *start])
     answers = comparison.answers(groups)
+    # The main page has no room for recipes that trained backbones alone, unless there is no other.
+    wholes = {recipe for recipe, network in groups if network not in ("ResNet34", "Control")}
+    shown = {key: runs for key, runs in groups.items() if key[0] in wholes} or groups
     compared = ["## Runs of the same seeds", comparison.pairs_table(groups, counts), *answers]
     page = [
-        *("## Results", *table),
+        *("## Results", results.results_table(groups), notes),
         *(compared if comparison.pairs(groups) else []),
         *("## Curves", "![validation loss and accuracy of every seed](curves.png)"),
         *("## Recipes", results.recipes_table(groups)),
         *("## What was tried", results.tried_table(tried, groups)),
     ]
     return {
-        experiments.parent / "README.md": [*table, *answers],
+        experiments.parent / "README.md": [results.results_table(shown), notes, *answers],
         experiments / "README.md": page,
     }
