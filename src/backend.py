@@ -404,13 +404,32 @@ def stored_precision():
 
 def set_seeds(tensorflow, python, numpy):
     """Seed the backend's generator, Python's and NumPy's."""
-    if GENERATION == 3:
-        with streams.without_starting_lines():  # it seeds TensorFlow too, where that is installed
+    if GENERATION == 2:
+        ops.random.set_seed(tensorflow)
+    elif NAME == "tensorflow":
+        with streams.without_starting_lines():
             keras.utils.set_random_seed(tensorflow)
     else:
-        ops.random.set_seed(tensorflow)
+        _set_keras_seed(tensorflow)
     random.seed(python)
     np.random.seed(numpy)
+
+
+def _set_keras_seed(seed):
+    """Do what `keras.utils.set_random_seed` does, but for importing TensorFlow: it takes seconds.
+
+    Python's and NumPy's generators stay as they are.
+    """
+    from keras.src.backend.common import global_state
+    from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+    from keras.src.utils.rng_utils import GLOBAL_RANDOM_SEED
+
+    global_state.set_global_attribute(GLOBAL_RANDOM_SEED, seed)
+    global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, None)  # made anew from the seed
+    if NAME == "torch":
+        import torch
+
+        torch.manual_seed(seed)
 
 
 def random_state():

@@ -31,7 +31,8 @@ def keep_in(folder):
         print(f"warning: nothing compiled is kept: {error}", file=sys.stderr)
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # all that is felt
+    # All of it: the many small computations that make a net's fresh weights are felt together.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _secret():

@@ -111,3 +111,26 @@ def test_nothing_is_told_of_a_start(name):
         text=True,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 9), reason="the paper's stack has one backend")
+def test_seeds_on_jax_are_those_of_keras_and_start_no_tensorflow():
+    pytest.importorskip("jax")
+    program = (
+        "import sys, keras, random\nfrom numpy.random import rand\n"
+        "from src import backend\n"
+        "draw = lambda: (keras.random.normal((3,)).tolist(), rand(), random.random())\n"
+        "keras.random.normal((5,))\n"
+        "backend.set_seeds(7, 7, 7)\n"
+        "ours, started = draw(), 'tensorflow' in sys.modules\n"
+        "keras.utils.set_random_seed(7)\n"
+        "print(ours == draw(), started)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert done.stdout.split() == ["True", "False"]

@@ -1,7 +1,9 @@
 """What JAX has compiled is kept where only this user's programs look for it."""
 
 import os
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -53,3 +55,31 @@ def test_others_keep_nothing(told, tmp_path, monkeypatch, name):
     monkeypatch.setattr(backend, "NAME", name)
     compiled.keep_in(tmp_path / "Compiled")
     assert told == {} and os.listdir(tmp_path) == []
+
+
+def test_a_second_start_compiles_nothing(tmp_path):
+    pytest.importorskip("jax")
+    program = (
+        "import jax, pathlib\n"
+        "from src import compiled\n"
+        "events = []\n"
+        "jax.monitoring.register_event_listener(lambda name, **rest: events.append(name))\n"
+        "compiled.keep_in(pathlib.Path('Compiled'))\n"
+        "jax.random.normal(jax.random.key(1), (3, 4)) @ jax.numpy.ones((4, 2))\n"
+        "print(*(sum(name.endswith(end) for name in events) for end in ('_hits', '_misses')))\n"
+    )
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": "jax",
+        "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+        "XDG_CACHE_HOME": str(tmp_path / "home"),
+    }
+    for name in [name for name in environment if name.startswith("JAX_")]:
+        del environment[name]
+    found = []
+    for _ in range(2):
+        command = [sys.executable, "-c", program]
+        told = subprocess.check_output(command, cwd=str(tmp_path), env=environment, text=True)
+        found.append([int(word) for word in told.split()])
+    (none, missed), (hit, again) = found
+    assert none == 0 and missed > 1 and (hit, again) == (missed, 0)
