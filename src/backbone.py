@@ -24,11 +24,11 @@ def image_norm(x):
     return B.batch_normalization(name="bn_data", scale=False, dtype="float32", **NORM)(x)
 
 
-def conv(x, filters, size, strides, name):
+def conv(x, filters, size, strides, name, kind=layers.Conv2D):
     """Pad with zeros by size // 2, convolve: (B, H, W, C) -> (B, ceil(H / strides), ...)."""
     if size > 1:
         x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad", **LAST)(x)
-    return layers.Conv2D(filters, size, strides=strides, name=name, **CONV)(x)
+    return kind(filters, size, strides=strides, name=name, **CONV)(x)
 
 
 def norm_relu(x, norm_name, relu_name):

@@ -215,7 +215,12 @@ def batch_normalization(**kwargs):
 
 
 def conv(x, kernel, padding="valid", strides=1):
-    """(B, H, W, C), (h, w, C, filters) -> (B, H', W', filters)."""
+    """(B, H, W, C), (h, w, C, filters) -> (B, H', W', filters). "same": at stride 1."""
+    if NAME == "torch":
+        # (h, w, C, filters) -> (filters, C, h, w)
+        return _by_torch(
+            "conv2d", x, convert(kernel).permute(3, 2, 0, 1), padding=padding, stride=strides
+        )
     if GENERATION == 2:
         return _conv(x, kernel, strides=strides, padding=padding.upper())
     return _conv(x, kernel, strides=strides, padding=padding, data_format="channels_last")
@@ -223,16 +228,44 @@ def conv(x, kernel, padding="valid", strides=1):
 
 def max_pool(x, size, strides):
     """(B, H, W, C) -> (B, H', W', C): the maxima of the windows of size x size pixels within x."""
+    if NAME == "torch":
+        return _by_torch("max_pool2d", x, size, strides)
     if GENERATION == 2:
         return _max_pool(x, size, strides, "VALID")
     return _max_pool(x, size, strides, "valid", data_format="channels_last")
 
 
 def average_pool(x, size):
-    """(B, H, W, C) -> the same shape: the means of the pixels that exist, of size x size ones."""
+    """(B, H, W, C) -> the same shape: the means of the pixels that exist, of size x size ones.
+
+    size: odd.
+    """
+    if NAME == "torch":
+        return _by_torch("avg_pool2d", x, size, 1, size // 2, count_include_pad=False)
     if GENERATION == 2:
         return _average_pool(x, size, 1, "SAME")
     return _average_pool(x, size, 1, "same", data_format="channels_last")
+
+
+def _by_torch(name, x, *args, **kwargs):
+    """Return what PyTorch's function makes of x (B, H, W, C), in the same order of axes.
+
+    Keras' operations copy maps into another order in memory and back.
+    """
+    from torch.nn import functional
+
+    # (B, H, W, C) -> (B, C, H, W) and back, which moves nothing in memory
+    return getattr(functional, name)(x.permute(0, 3, 1, 2), *args, **kwargs).permute(0, 2, 3, 1)
+
+
+class _Conv2D(keras.layers.Conv2D):
+    """Keras' for PyTorch, by `conv`."""
+
+    def convolution_op(self, inputs, kernel):
+        return conv(inputs, kernel, self.padding, self.strides)
+
+
+Conv2D = _Conv2D if NAME == "torch" else keras.layers.Conv2D
 
 
 def batch_norm(x, gamma, beta, epsilon):
@@ -244,7 +277,7 @@ def batch_norm(x, gamma, beta, epsilon):
     if NAME == "torch":
         import torch
 
-        # (B, H, W, C) -> (B, C, H, W), which moves nothing in memory
+        # (B, H, W, C) -> (B, C, H, W), as in `_by_torch`
         y, mean, inverse = torch.native_batch_norm(
             x.permute(0, 3, 1, 2), gamma, beta, None, None, True, 0.0, epsilon
         )

@@ -28,8 +28,8 @@ def image_conv(maps, filters, size, strides, name):
 def conv(x, filters, size, strides, name):
     """As the backbone's; at stride 1 the convolution pads by itself."""
     if strides > 1:  # "same" would pad one side only
-        return backbone.conv(x, filters, size, strides, name)
-    return layers.Conv2D(filters, size, padding="same", name=name, **CONV)(x)
+        return backbone.conv(x, filters, size, strides, name, B.Conv2D)
+    return B.Conv2D(filters, size, padding="same", name=name, **CONV)(x)
 
 
 def norm_relu(x, norm_name, relu_name):
