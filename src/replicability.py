@@ -12,8 +12,6 @@ IDENTICAL, REPEATABLE, NOT_REPEATABLE = 0, 1, 2  # the exit codes
 
 # What a table entry may say about its machine, and the name of it in `runtime.versions()`.
 CONDITIONS = ("tensorflow", "python", "cpu", "gpus", "driver", "cuda", "cudnn")
-# Runtime settings that cannot change the value.
-NEUTRAL = ("image_cache_mb", "prefetch_batches", "tensorboard", "max_epochs", "max_test_images")
 
 
 def measure(settings):
@@ -109,7 +107,7 @@ def _decisive(settings):
     recipe = settings.recipe("check_rep")
     decisive = {key: settings.data[key] for key in ("source", "backbone_weights")}
     decisive["target_size"] = settings.size
-    decisive.update({key: v for key, v in settings.runtime.items() if key not in NEUTRAL})
+    decisive.update({k: v for k, v in settings.runtime.items() if k not in training.NEUTRAL})
     decisive.update({f"check_rep seed {key}": v for key, v in (recipe["seeds"] or {}).items()})
     for number, stage in enumerate(recipe["stages"], start=1):
         decisive.update({f"check_rep stage {number} {key}": v for key, v in stage.items()})

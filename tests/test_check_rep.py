@@ -157,7 +157,10 @@ def test_settings_that_differ_are_listed(check):
         Training_Settings={"target_size": 48, "seed": 7, "patience": [1, 1, 1]},
         LHC_Settings={"num_heads": [1, 1, 1, 1, 1]},
         Data_Settings={"backbone_weights": "random", "results_folder": "Elsewhere"},
-        Runtime_Settings={"max_train_images": 700, "prefetch_batches": 5, "max_test_images": 9},
+        Runtime_Settings={
+            **{"max_train_images": 700, "prefetch_batches": 5, "max_test_images": 9},
+            "compilation_cache": "Compiled",
+        },
     )
     assert sorted(changes(lines)) == [
         "setting backbone_weights: random here, imagenet there",
