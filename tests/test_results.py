@@ -247,3 +247,13 @@ def test_published_accuracies_follow_from_the_predictions(group, fer2013_labels)
         for split, labels in fer2013_labels.items():
             right = run.probabilities[split].argmax(axis=1) == labels
             assert 100 * right.mean() == pytest.approx(run.percent[split], abs=1e-10)
+
+
+def test_published_averages_follow_from_the_predictions(fer2013_labels):
+    text = " ".join((ROOT / "Experiments" / "README.md").read_text(encoding="utf-8").split())
+    for group in (("FromScratch", "ResNet34"), ("FromScratch", "LHC"), ("ShippedNet", "ResNet34")):
+        runs = PUBLISHED[group].values()
+        mean = sum(run.probabilities["val"] for run in runs)
+        right = 100 * (mean.argmax(axis=1) == fer2013_labels["val"]).mean()
+        one = np.mean([run.percent["val"] for run in runs])
+        assert re.search(rf"{right:.2f} % \((one of them: )?{one:.2f} %\)", text), group
