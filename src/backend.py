@@ -466,9 +466,15 @@ def _set_keras_seed(seed):
 
 
 def random_state():
-    """Return the states of Python's and NumPy's global generators, in JSON's types."""
+    """Return the states of the global generators, in JSON's types: Python's, NumPy's, PyTorch's."""
     kind, keys, *rest = np.random.get_state()
-    return {"python": random.getstate(), "numpy": [kind, keys.tolist(), *rest]}
+    state = {"python": random.getstate(), "numpy": [kind, keys.tolist(), *rest]}
+    if NAME == "torch":  # Keras takes dropout's numbers from there
+        import torch
+
+        generators = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+        state["torch"] = [generator.tolist() for generator in generators]
+    return state
 
 
 def set_random_state(state):
@@ -476,12 +482,28 @@ def set_random_state(state):
 
     Raises ValueError, TypeError, LookupError or OverflowError for anything else.
     """
+    if NAME == "torch":
+        _set_torch_generators([np.array(numbers, np.uint8) for numbers in state["torch"]])
     version, numbers, gauss = state["python"]
     kind, keys, position, *rest = state["numpy"]
     if not 0 <= position <= len(keys):  # NumPy would read beyond the keys
         raise ValueError(f"found {position} as a generator's position")
     random.setstate((version, tuple(numbers), gauss))
     np.random.set_state((kind, keys, position, *rest))
+
+
+def _set_torch_generators(states):
+    """Put back the states of PyTorch's generators: the CPU's, and one of each GPU."""
+    import torch
+
+    own, *gpus = (torch.from_numpy(numbers) for numbers in states)
+    if len(gpus) != torch.cuda.device_count():
+        raise ValueError(f"found the generators of {len(gpus)} GPUs")
+    try:
+        torch.set_rng_state(own)
+        torch.cuda.set_rng_state_all(gpus)
+    except RuntimeError as error:  # another length, or numbers that no generator has
+        raise ValueError(str(error)) from None
 
 
 def set_deterministic():

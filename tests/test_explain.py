@@ -100,6 +100,7 @@ def test_switching_off_leaves_what_comes_in(net, explained):
     assert any(abs(m.without - explained.probabilities[2]) > 1e-6 for m in explained.modules)
 
 
+@pytest.mark.skipif(B.NAME == "torch", reason="says that it needs TensorFlow or JAX")
 def test_evidence_follows_the_gradient_of_the_score(net, taps):
     """The last module's maps, moved a little in one place and channel, move the score by it."""
     (module,) = modules(net)[-1:]

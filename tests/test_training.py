@@ -828,6 +828,9 @@ def repacked(good, change):
     return made.getvalue()
 
 
+only_on_pytorch = pytest.mark.skipif(backend.NAME != "torch", reason="PyTorch's generators")
+
+
 def set_in(document, path, value):
     """Put a value into nested dicts and lists."""
     *keys, last = path
@@ -855,6 +858,10 @@ def set_in(document, path, value):
         (["feed"], None),
         (["feed", "batches_seen"], -1),
         (["feed", "batches_seen"], 10**12),
+        *(
+            pytest.param(["random", "torch"], value, marks=only_on_pytorch)
+            for value in ([], [[1, 2]], [[300]], [[]], [[0] * 5056] * 99, "text")
+        ),
     ],
 )
 def test_a_state_with_odd_values_is_told(stopped, path, value):

@@ -1,5 +1,6 @@
-"""Layer, nets, kernels, feeds, training and views again, on JAX, where it is installed."""
+"""Layer, nets, kernels, feeds, training and views again, on JAX and PyTorch, where installed."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-# Those of a line run in one process, since each has to import JAX and Keras.
+# Those of a line run in one process, since each has to import the backend and Keras.
 FILES = [
     "test_training.py",
     "test_descent.py test_mixing.py test_fast_feed.py",
@@ -24,12 +25,14 @@ def compiled(tmp_path_factory):
 
 
 @pytest.mark.parametrize("names", FILES, ids=lambda names: names.split(".")[0])
-def test_on_jax(names, compiled):
-    pytest.importorskip("jax")
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_on(backend, names, compiled):
+    if sys.version_info < (3, 9) or importlib.util.find_spec(backend) is None:
+        pytest.skip(f"needs {backend} under Keras 3")
     tests = Path(__file__).parent
     environment = dict(
         os.environ,
-        KERAS_BACKEND="jax",
+        KERAS_BACKEND=backend,
         JAX_COMPILATION_CACHE_DIR=str(compiled),
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
     )
