@@ -158,7 +158,9 @@ def test_settings_that_differ_are_listed(check):
         LHC_Settings={"num_heads": [1, 1, 1, 1, 1]},
         Data_Settings={"backbone_weights": "random", "results_folder": "Elsewhere"},
         Runtime_Settings={
-            **{"max_train_images": 700, "prefetch_batches": 5, "max_test_images": 9},
+            "max_train_images": 700,
+            "max_test_images": 9,
+            "prefetch_batches": 5,
             "compilation_cache": "Compiled",
         },
     )

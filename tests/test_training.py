@@ -611,7 +611,8 @@ def test_a_net_that_ship_py_made_teaches(loaded, tmp_path, monkeypatch):
     record = {
         "architecture": {"network": "LHC_Net", "target_size": loaded.size, "lhc": {}},
         "files": packed.digests(contents),
-        **{"parameters": 1, "made_from": {}},
+        "parameters": 1,
+        "made_from": {},
         "measured": {"test": {"images": 1, "accuracy": 1.0}},
     }
     contents[packed.RECORD] = json.dumps(record).encode()

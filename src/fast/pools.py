@@ -98,7 +98,7 @@ def average_pool(x, size):
     """Return the average pool of x, both (B, H, W, C), over the pixels of a window that exist."""
     if kernels.serve_pools(x, size):
         return kernels.average_pool(x)
-    if kernels.serve_cpu(x) and size % 2:  # Keras counts padding on PyTorch where sizes are even
+    if kernels.serve_cpu(x) and size % 2:  # PyTorch pads both sides alike
         return B.average_pool(x, size)
     before, after = same(size)
     counts = [_existing(length, size) for length in x.shape[1:3]]  # of H and of W
