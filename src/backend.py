@@ -691,6 +691,13 @@ def fit_epoch(model, batches, steps):
     return {name: values[0] for name, values in history.items()}
 
 
+def after_steps(tell):
+    """Return a callback of `fit` that calls tell(number of the epoch's steps that are done)."""
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda step, logs: tell(step + 1))
+    callback.async_safe = True  # Keras 3 asks for a step's numbers elsewhere, and trains on
+    return callback
+
+
 def _stream(batches):
     """Return the generator in the form in which Keras takes it without getting in its way.
 

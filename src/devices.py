@@ -24,6 +24,7 @@ import numpy as np
 from src import backend as B
 from src.backend import keras
 from src.errors import UserError
+from src.progress import progress_bar
 from src.settings import PLAIN_PICTURES, PLAIN_STEPS
 
 SETTING = '"devices" of Runtime_Settings.json'
@@ -176,17 +177,30 @@ def evaluate_batches(model, batches, sizes):
     return _in_groups(B.evaluate, model, batches, sizes)
 
 
-def fit_arrays(model, x, y, batch_size):
+def fit_arrays(model, x, y, batch_size, title):
     """Train on arrays for one epoch, in their order; return the means over it, {name: value}.
 
-    x: a list of arrays of as many rows as y has.
+    x: a list of arrays of as many rows as y has. title: as `Feed.fit` takes it.
     """
+    count = -(-len(y) // batch_size)
+    with progress_bar(total=count, desc=title(0), unit="batch", leave=False) as bar:
 
-    def fit(x, y, size):
-        history = model.fit(x, y, batch_size=size, shuffle=False, verbose=0).history
-        return {name: values[0] for name, values in history.items()}
+        def fit(x, y, size):
+            before = bar.n  # the batches of another part
 
-    return _in_parts(fit, x, y, batch_size)
+            def tell(steps):
+                done = min(before + steps, count)
+                with bar.get_lock():  # the word of two steps may come at once, in any order
+                    bar.set_description(title(done / count), refresh=False)
+                    bar.update(max(done - bar.n, 0))
+
+            callbacks = [B.after_steps(tell)]
+            history = model.fit(
+                x, y, batch_size=size, shuffle=False, verbose=0, callbacks=callbacks
+            ).history
+            return {name: values[0] for name, values in history.items()}
+
+        return _in_parts(fit, x, y, batch_size)
 
 
 def evaluate_arrays(model, x, y, batch_size):

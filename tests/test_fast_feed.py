@@ -1,12 +1,14 @@
 """The input path on the device gives the reference generator's pictures and distributions."""
 
+import io
 import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
-from src import backend
+from src import backend, devices
 from src.backend import keras
 from src.fast import feed as fast_feed
 from src.generator import ImageFolderBatches
@@ -86,8 +88,9 @@ def test_placements_have_the_generators_distribution():
         assert np.abs(steps[0] - steps[1]).max() / count < 1.95 * np.sqrt(2 / count)
 
 
-def test_feed_trains_the_model_itself(images):
-    """Weights move, and validation on the device is the model's own."""
+@pytest.fixture
+def small_feed(images):
+    """A DeviceFeed of five images, two a batch, for a net of one layer."""
     model = keras.Sequential(
         [
             keras.layers.Input((SIZE, SIZE, 3)),
@@ -95,11 +98,34 @@ def test_feed_trains_the_model_itself(images):
             keras.layers.Dense(7, activation="softmax", kernel_initializer="zeros"),
         ]
     )
-    one_hot = np.eye(7, dtype=np.float32)[:5]
-    data, random = (images, one_hot), np.random.default_rng(0)
+    data = images, np.eye(7, dtype=np.float32)[:5]
     stage = dict(AUGMENTATION, batch_size=2, optimizer="sgd", learning_rate=1e-5)
     stage.update(**PLAIN_PICTURES, **PLAIN_STEPS)
-    feed = fast_feed.DeviceFeed(model, stage, data, data, SimpleNamespace(size=SIZE), random)
+    random = np.random.default_rng(0)
+    return fast_feed.DeviceFeed(model, stage, data, data, SimpleNamespace(size=SIZE), random)
+
+
+@pytest.mark.parametrize("steps, moves", [(1, [0, 1, 2, 3]), (2, [0, 2, 3])])
+def test_an_epoch_tells_how_far_it_is(small_feed, monkeypatch, steps, moves):
+    bars, told = [], []
+    if backend.NAME == "torch":  # which takes one step after the other
+        moves = [0, 1, 2, 3]
+
+    def bar(**kwargs):
+        bars.append(tqdm(file=io.StringIO(), **kwargs))
+        return bars[-1]
+
+    monkeypatch.setattr(devices, "progress_bar", bar)
+    small_feed.compile(steps)
+    for _ in range(2):
+        small_feed.fit(lambda done: told.append(done) or "epoch")
+    assert sorted(told) == pytest.approx(sorted(2 * [move / 3 for move in moves]))
+    assert [bar.n for bar in bars] == [3, 3]
+
+
+def test_feed_trains_the_model_itself(images, small_feed):
+    """Weights move, and validation on the device is the model's own."""
+    feed, model, one_hot = small_feed, small_feed.model, small_feed.one_hot
     feed.compile()
     before = [w.copy() for w in model.get_weights()]
     logs = feed.fit("{:.0%}".format)

@@ -150,7 +150,7 @@ class DeviceFeed:
             for start in range(0, len(rows), self.batch_size):
                 batch = slice(start, start + self.batch_size)
                 one_hot[batch] = mixing.labels(one_hot[batch], places[-1][batch])
-        return devices.fit_arrays(self.trained, places, one_hot, self.batch_size)
+        return devices.fit_arrays(self.trained, places, one_hot, self.batch_size, title)
 
     def validate(self):
         rows = np.arange(len(self.validation_labels), dtype=np.int32)
