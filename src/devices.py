@@ -355,6 +355,8 @@ class _Jax:
         import jax
 
         run = B.predictor(model)
+        if self.processes == 1:
+            return lambda inputs: run(jax.tree.map(self.place, inputs))
         whole = keras.distribution.TensorLayout([None, None], self.distribution.device_mesh)
         # What the other processes' devices have computed is out of reach until it is gathered.
         gather = jax.jit(lambda y: y, out_shardings=whole.backend_layout)
