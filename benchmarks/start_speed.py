@@ -1,7 +1,7 @@
 """Seconds from a script's command to its first training step, compiling anew or not.
 
     KERAS_BACKEND=jax python benchmarks/start_speed.py [--script ResNet34_Train]
-                                  [--settings Settings/ShippedNet] [--repeats 3] [--save NAME]
+                                  [--settings Settings/TeacherNet] [--repeats 3] [--save NAME]
 
 Starts the script as a user does, in a terminal, on the settings folder's data, with models of its
 own in a temporary folder: once with nothing compiled, to the end of two epochs, then `--repeats`
@@ -39,7 +39,7 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--script", default="ResNet34_Train")
-    parser.add_argument("--settings", type=Path, default=Path("Settings/ShippedNet"))
+    parser.add_argument("--settings", type=Path, default=Path("Settings/TeacherNet"))
     parser.add_argument("--repeats", type=int, default=3)
     record.add_option(parser)
     options = parser.parse_args(argv)

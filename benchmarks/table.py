@@ -53,7 +53,10 @@ EXPECTED = {  # name: what it measures, the command without --save
     ),
     "scaling_gpu4_ResNet34": ("four GPUs, ResNet34", f"{SCALING} 1 4 --kinds weak"),
     "scaling_gpu4_LHC_Net": ("four GPUs, LHC-Net", f"{SCALING} 1 4 --network LHC_Net {SHORT}"),
-    "scaling_gpu_TTA": ("TTA on two and four GPUs", f"{SCALING} 1 2 4 --kinds TTA"),
+    "scaling_gpu4_strong": (
+        "a fixed batch, and TTA, on two and four GPUs",
+        f"{SCALING} 1 2 4 --kinds strong TTA --global-batch 256 1024",
+    ),
     "scaling_gpu8_ResNet34": (
         "eight GPUs, ResNet34, and TTA",
         f"{SCALING} 1 2 4 8 --global-batch 256 1024 --profile",

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import Results
-from src import comparison, markdown, results, results_pages, settings
+from src import comparison, markdown, packed, results, results_pages, settings, strict_json
 from src.errors import UserError
+from src.files import file_digest
 from src.results_pages import BEGIN, END
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -249,9 +250,18 @@ def test_published_accuracies_follow_from_the_predictions(group, fer2013_labels)
             assert 100 * right.mean() == pytest.approx(run.percent[split], abs=1e-10)
 
 
+def test_the_teacher_of_the_published_backbones_is_here_and_whole():
+    (stage,) = settings.load(ROOT / "Settings" / "FromScratch").recipe("ResNet34")["stages"]
+    (folder,) = stage["distillation"]["teachers"]
+    packed.read(ROOT / folder)
+    for record in ROOT.glob("Experiments/FromScratch/seed*/ResNet34/settings.json"):
+        (digest,) = strict_json.read(record)["conditions"]["teachers"].values()
+        assert digest == file_digest(ROOT / folder / packed.RECORD, "sha256"), record
+
+
 def test_published_averages_follow_from_the_predictions(fer2013_labels):
     text = " ".join((ROOT / "Experiments" / "README.md").read_text(encoding="utf-8").split())
-    for group in (("FromScratch", "ResNet34"), ("FromScratch", "LHC"), ("ShippedNet", "ResNet34")):
+    for group in (("FromScratch", "ResNet34"), ("FromScratch", "LHC"), ("TeacherNet", "ResNet34")):
         runs = PUBLISHED[group].values()
         mean = sum(run.probabilities["val"] for run in runs)
         right = 100 * (mean.argmax(axis=1) == fer2013_labels["val"]).mean()
