@@ -24,7 +24,7 @@ import numpy as np
 from src import backend as B
 from src.backend import keras
 from src.errors import UserError
-from src.progress import progress_bar
+from src.progress import advance, epoch_bar
 from src.settings import PLAIN_PICTURES, PLAIN_STEPS
 
 SETTING = '"devices" of Runtime_Settings.json'
@@ -182,17 +182,13 @@ def fit_arrays(model, x, y, batch_size, title):
 
     x: a list of arrays of as many rows as y has. title: as `Feed.fit` takes it.
     """
-    count = -(-len(y) // batch_size)
-    with progress_bar(total=count, desc=title(0), unit="batch", leave=False) as bar:
+    with epoch_bar(-(-len(y) // batch_size), title) as bar:
 
         def fit(x, y, size):
             before = bar.n  # the batches of another part
 
             def tell(steps):
-                done = min(before + steps, count)
-                with bar.get_lock():  # the word of two steps may come at once, in any order
-                    bar.set_description(title(done / count), refresh=False)
-                    bar.update(max(done - bar.n, 0))
+                advance(bar, min(before + steps, bar.total), title)
 
             callbacks = [B.after_steps(tell)]
             history = model.fit(

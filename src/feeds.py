@@ -17,7 +17,7 @@ from src.fast import feed as fast_feed
 from src.generator import ImageFolder, ImageFolderBatches
 from src.pixels import enlarge, rgb
 from src.prefetch import prefetch
-from src.progress import progress_bar
+from src.progress import advance, epoch_bar
 from src.settings import augmentation_of
 
 MOST_BATCHES = 1 << 28  # the largest generator_seed and these are a seed for NumPy
@@ -185,11 +185,10 @@ def epoch_order(batches):
 
 def epoch_batches(batches, order, title):
     """Yield the batches in that order, with a progress bar; title: as `Feed.fit` takes it."""
-    with progress_bar(total=len(order), desc=title(0), unit="batch", leave=False) as bar:
+    with epoch_bar(len(order), title) as bar:
         for done, index in enumerate(order, start=1):
             yield batches[index]
-            bar.set_description(title(done / len(order)), refresh=False)
-            bar.update()
+            advance(bar, done, title)
 
 
 def load_training(settings):

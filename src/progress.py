@@ -21,6 +21,21 @@ def progress_bar(*args, **kwargs):
     return _Lines(*args, **{**kwargs, "mininterval": SECONDS, "delay": SECONDS, "leave": False})
 
 
+def epoch_bar(count, title):
+    """Return the bar of an epoch of `count` batches, which `advance` moves.
+
+    title: function of the share that is done, 0 to 1 -> the words before the bar.
+    """
+    return progress_bar(total=count, desc=title(0), unit="batch", leave=False)
+
+
+def advance(bar, done, title):
+    """Move an `epoch_bar` on to `done` batches; never back, from whatever thread."""
+    with bar.get_lock():
+        bar.set_description(title(done / bar.total), refresh=False)
+        bar.update(max(done - bar.n, 0))
+
+
 class _Lines(tqdm):
     def display(self, msg=None, pos=None):
         """Print a line; tqdm asks with an empty one to take the bar away."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from src import backend, devices
+from src import backend, progress
 from src.backend import keras
 from src.fast import feed as fast_feed
 from src.generator import ImageFolderBatches
@@ -115,7 +115,7 @@ def test_an_epoch_tells_how_far_it_is(small_feed, monkeypatch, steps, moves):
         bars.append(tqdm(file=io.StringIO(), **kwargs))
         return bars[-1]
 
-    monkeypatch.setattr(devices, "progress_bar", bar)
+    monkeypatch.setattr(progress, "progress_bar", bar)
     small_feed.compile(steps)
     for _ in range(2):
         small_feed.fit(lambda done: told.append(done) or "epoch")
