@@ -50,7 +50,11 @@ def main(argv=None):
                 rates.setdefault((kind, count), []).extend(values)
             print(f"{count} devices: {found}", file=sys.stderr, flush=True)
     chosen = [machine["backend"], options.size, options.batch, options.precision]
-    more = {"network": options.network, "global_batch": options.global_batch}
+    more = {
+        "network": options.network,
+        "global_batch": options.global_batch,
+        "steps_per_execution": options.steps_per_execution,
+    }
     notes = record.Record("scaling", argv, *chosen, **more)
     notes.add_versions(gpus=machine["gpus"], **machine["versions"])
     for (kind, count), values in rates.items():
@@ -86,6 +90,7 @@ def parsed(argv):
     parser.add_argument("--images", type=int, default=16384, help="of an epoch, a device")
     parser.add_argument("--epochs", type=int, default=4, help="the first one is not counted")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--steps-per-execution", type=int, default=8)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--compiled", metavar="FOLDER", help="where compiled steps are kept")
@@ -107,7 +112,7 @@ def measure(options):
         precision=options.precision,
         devices=count,
         deterministic=False,
-        steps_per_execution=8,
+        steps_per_execution=options.steps_per_execution,
         compilation_cache=options.compiled,
     )
     runtime.prepare(values)

@@ -108,12 +108,14 @@ class DescentSGD(Descent, B.SGD):
 
 
 class Trainer(keras.Model):
-    """A model whose steps are those of its optimizer, a Descent, kept in `descent`."""
+    """A model whose steps are those of its optimizer, if that is a Descent, kept in `descent`."""
 
     descent = None
 
     def train_step(self, *args):
         """Keras' own, (data) -> logs or on JAX (state, data) -> (logs, state), twice if sharp."""
+        if self.descent is None:
+            return super().train_step(*args)
         if self.descent.sharpness:
             self.descent.climbing = True
             try:

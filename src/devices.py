@@ -177,10 +177,11 @@ def evaluate_batches(model, batches, sizes):
     return _in_groups(B.evaluate, model, batches, sizes)
 
 
-def fit_arrays(model, x, y, batch_size, title):
+def fit_arrays(model, x, y, batch_size, title, group=1):
     """Train on arrays for one epoch, in their order; return the means over it, {name: value}.
 
-    x: a list of arrays of as many rows as y has. title: as `Feed.fit` takes it.
+    x: a list of arrays of as many rows as y has. title: as `Feed.fit` takes it. group: how many
+    batches the model's step takes (`backend.train_group`); it divides the number of whole ones.
     """
     with epoch_bar(-(-len(y) // batch_size), title) as bar:
 
@@ -188,7 +189,7 @@ def fit_arrays(model, x, y, batch_size, title):
             before = bar.n  # the batches of another part
 
             def tell(steps):
-                advance(bar, min(before + steps, bar.total), title)
+                advance(bar, min(before + steps * group, bar.total), title)
 
             callbacks = [B.after_steps(tell)]
             history = model.fit(
@@ -196,7 +197,7 @@ def fit_arrays(model, x, y, batch_size, title):
             ).history
             return {name: values[0] for name, values in history.items()}
 
-        return _in_parts(fit, x, y, batch_size)
+        return _in_parts(fit, x, y, batch_size, group)
 
 
 def evaluate_arrays(model, x, y, batch_size):
@@ -208,19 +209,38 @@ def evaluate_arrays(model, x, y, batch_size):
     return _in_parts(evaluate, x, y, batch_size)
 
 
-def _in_parts(run, x, y, batch_size):
-    """Return the means of run(x, y, batch_size) over whole batches and what is left, as one."""
-    if not _engine:
+def _in_parts(run, x, y, batch_size, group=1):
+    """Return the means of run(x, y, batch_size) over whole batches and what is left, as one.
+
+    To `run`, each `group` of whole batches is one.
+    """
+    if not _engine and group == 1:
         return run(x, y, batch_size)
     whole = len(y) - len(y) % batch_size
     logs = []
-    for start, stop in ((0, whole), (whole, len(y))):
+    for start, stop, number in ((0, whole, group), (whole, len(y), 1)):
         if start < stop:
-            size = min(batch_size, stop - start)
-            with _engine.sharing(size) as own:
-                parts = [own(array[start:stop]) for array in (*x, y)]
+            size = min(batch_size, stop - start) * number
+            with _sharing(size) as own:
+                parts = [own(_by_device(array[start:stop], size, number)) for array in (*x, y)]
                 logs.append((stop - start, run(parts[:-1], parts[-1], len(own(y[:size])))))
     return _mean(logs)
+
+
+def _sharing(size):
+    return _engine.sharing(size) if _engine else contextlib.nullcontext(np.asarray)
+
+
+def _by_device(array, size, group):
+    """Return the rows, each `size` of which are a group of batches, sorted by device.
+
+    A device gets one part of a group, and has to find in it its rows of all the group's batches.
+    """
+    if group == 1 or count() == 1:
+        return array
+    # (rows, ...) -> (groups, batches, devices, own, ...) -> (groups, devices, batches, own, ...)
+    parts = array.reshape(-1, group, count(), size // group // count(), *array.shape[1:])
+    return parts.swapaxes(1, 2).reshape(array.shape)
 
 
 def _in_groups(run, model, batches, sizes):

@@ -117,6 +117,24 @@ def test_two_devices_give_the_numbers_of_one(start, folder, compiled, numerics):
     assert bool(kept) == (backend.NAME == "jax")
 
 
+MORE = dict(momentum=0.9, weight_decay=5e-4, ema=0.99, mixup=0.2, schedule="cosine")
+
+
+@pytest.mark.skipif(backend.NAME != "jax", reason="JAX alone takes a group of batches in one call")
+@pytest.mark.parametrize("count, more", [(1, {}), (2, MORE)])
+def test_groups_of_batches_give_the_numbers_of_single_ones(start, folder, count, more):
+    """The four whole batches go in pairs; the last, smaller one by itself."""
+    for name, values in (
+        ("Modular", {"ResNet34": {"stages": [dict(STAGE, **more)]}}),
+        ("Runtime", {"steps_per_execution": 3, "max_epochs": 100}),
+    ):
+        path = folder / "Settings" / f"{name}_Settings.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    expected = result(start(folder, 1, "fast"))
+    shutil.rmtree(folder / "models")
+    same(result(start(folder, count, "fast", "--groups")), expected)
+
+
 def epochs(folder, count):
     """Let the recipe of a settings folder have that many epochs."""
     path = folder / "Settings" / "Modular_Settings.json"

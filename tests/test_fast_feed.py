@@ -88,8 +88,7 @@ def test_placements_have_the_generators_distribution():
         assert np.abs(steps[0] - steps[1]).max() / count < 1.95 * np.sqrt(2 / count)
 
 
-@pytest.fixture
-def small_feed(images):
+def feed_of(images):
     """A DeviceFeed of five images, two a batch, for a net of one layer."""
     model = keras.Sequential(
         [
@@ -105,9 +104,21 @@ def small_feed(images):
     return fast_feed.DeviceFeed(model, stage, data, data, SimpleNamespace(size=SIZE), random)
 
 
-@pytest.mark.parametrize("steps, moves", [(1, [0, 1, 2, 3]), (2, [0, 2, 3])])
-def test_an_epoch_tells_how_far_it_is(small_feed, monkeypatch, steps, moves):
+@pytest.fixture
+def small_feed(images):
+    return feed_of(images)
+
+
+@pytest.mark.parametrize("groups", [False, True])
+@pytest.mark.parametrize("steps, moves", [(1, [0, 1, 2, 3]), (2, [0, 2, 3]), (9, [0, 2, 3])])
+def test_an_epoch_tells_how_far_it_is(images, monkeypatch, steps, moves, groups):
     bars, told = [], []
+    if groups and backend.NAME != "jax":
+        pytest.skip("JAX alone takes a group of batches in one call")
+    monkeypatch.setattr(backend, "trains_in_groups", lambda: groups)
+    small_feed = feed_of(images)
+    if steps == 9 and not groups:
+        moves = [0, 3]  # the rest of a batch is one of them
     if backend.NAME == "torch":  # which takes one step after the other
         moves = [0, 1, 2, 3]
 

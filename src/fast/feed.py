@@ -113,12 +113,23 @@ class DeviceImages(keras.layers.Layer):
         return upper * (1 - below) + lower * below
 
 
+class GroupTrainer(descent.Trainer):
+    """A Trainer whose step takes a group of batches, of `batch_size` rows each, one by one."""
+
+    batch_size = None
+
+    def train_step(self, *args):
+        return B.train_group(super().train_step, args, self.batch_size, devices.count())
+
+
 class DeviceFeed:
     """The Feed (src/feeds.py) of the fast numerics: all images live on the device.
 
     `training` is what `load` returns; the order of the images and their placements are drawn from
     `random`.
     """
+
+    group = 1  # batches in one call of the model's step
 
     def __init__(self, model, stage, training, validation, settings, random):
         self.stage, self.batch_size = stage, stage["batch_size"]
@@ -130,15 +141,22 @@ class DeviceFeed:
         if mixing.is_asked(stage):
             places.append(keras.layers.Input((mixing.COLUMNS,), name="mixing"))
         images = DeviceImages(self.images, self.size, name="training_images")(*places)
-        kind = keras.Model if descent.is_plain(stage) else descent.Trainer
+        kind = GroupTrainer if B.trains_in_groups() else descent.Trainer
         self.trained = kind(places, distillation.student(model, images, stage, settings))
+        self.trained.batch_size = self.batch_size
         images = DeviceImages(validation[0], self.size, name="validation_images")(rows)
         self.validated = keras.Model([rows], model(images))
 
-    def compile(self, *args):
-        steps = -(-len(self.images) // self.batch_size)
-        descent.compile_model(self.trained, self.model, self.stage, steps, *args)
-        B.compile_model(self.validated, "sgd", 1.0, *args)  # validates only
+    def compile(self, steps_per_execution=1, xla=False):
+        whole, rest = divmod(len(self.images), self.batch_size)
+        steps = whole + (rest > 0)
+        if B.trains_in_groups():
+            # All groups of one size, since each size is compiled for itself.
+            sizes = range(1, min(steps_per_execution, whole) + 1)
+            self.group = max((size for size in sizes if whole % size == 0), default=1)
+        training = 1 if self.group > 1 else steps_per_execution, xla
+        descent.compile_model(self.trained, self.model, self.stage, steps, *training)
+        B.compile_model(self.validated, "sgd", 1.0, steps_per_execution, xla)  # validates only
 
     def fit(self, title):
         rows = self.random.permutation(len(self.images)).astype(np.int32)
@@ -150,7 +168,8 @@ class DeviceFeed:
             for start in range(0, len(rows), self.batch_size):
                 batch = slice(start, start + self.batch_size)
                 one_hot[batch] = mixing.labels(one_hot[batch], places[-1][batch])
-        return devices.fit_arrays(self.trained, places, one_hot, self.batch_size, title)
+        size, group = self.batch_size, self.group
+        return devices.fit_arrays(self.trained, places, one_hot, size, title, group)
 
     def validate(self):
         rows = np.arange(len(self.validation_labels), dtype=np.int32)
