@@ -7,7 +7,7 @@ Starts the script as a user does, in a terminal, on the settings folder's data, 
 own in a temporary folder: once with nothing compiled, to the end of two epochs, then `--repeats`
 times with what that start kept. Counted is the time until the progress bar has moved, which it does
 when the first training step is done, or the first group of them (`steps_per_execution`). Goal:
-15 s. About 3 minutes on a GPU, on Linux; take fast numerics, whose bar moves with the steps, and a
+15 s. About 2 minutes on a GPU, on Linux; take fast numerics, whose bar moves with the steps, and a
 script that needs no other's model.
 """
 

@@ -51,6 +51,15 @@ EXPECTED = {  # name: what it measures, the command without --save
         "two GPUs, LHC-Net",
         f"{SCALING} 1 2 --network LHC_Net {SHORT} --profile",
     ),
+    "scaling_gpu_strong": ("a fixed batch, and TTA, on two GPUs", f"{SCALING} 1 2"),
+    "scaling_gpu_strong128": (
+        "a fixed batch of 128, and TTA, on two GPUs",
+        f"{SCALING} 1 2 --kinds strong TTA --global-batch 128",
+    ),
+    "scaling_gpu_calls": (
+        "two GPUs, a call for each batch",
+        f"{SCALING} 1 2 --kinds weak strong --steps-per-execution 1",
+    ),
     "scaling_gpu4_ResNet34": ("four GPUs, ResNet34", f"{SCALING} 1 4 --kinds weak"),
     "scaling_gpu4_LHC_Net": ("four GPUs, LHC-Net", f"{SCALING} 1 4 --network LHC_Net {SHORT}"),
     "scaling_gpu4_strong": (

@@ -137,7 +137,7 @@ def curves(path, groups):
         (accuracy, "val_categorical_accuracy", 100),
     ):
         for number, (name, runs) in enumerate(groups.items()):
-            colour = f"C{number % 10}"
+            colour, style = f"C{number % 10}", ("-", "--", ":")[number // 10 % 3]
             lines = [[factor * row[key] for row in run] for run in runs]
             for line in lines:
                 axes.plot(range(1, len(line) + 1), line, color=colour, alpha=0.45, linewidth=0.8)
@@ -146,7 +146,8 @@ def curves(path, groups):
                 for i in range(max(map(len, lines)))
             ]
             several = f"{len(runs)} seeds" if len(runs) > 1 else "1 seed"
-            axes.plot(range(1, len(means) + 1), means, color=colour, label=f"{name}, {several}")
+            label = f"{name}, {several}"
+            axes.plot(range(1, len(means) + 1), means, style, color=colour, label=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)

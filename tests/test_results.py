@@ -250,11 +250,12 @@ def test_published_accuracies_follow_from_the_predictions(group, fer2013_labels)
             assert 100 * right.mean() == pytest.approx(run.percent[split], abs=1e-10)
 
 
-def test_the_teacher_of_the_published_backbones_is_here_and_whole():
-    (stage,) = settings.load(ROOT / "Settings" / "FromScratch").recipe("ResNet34")["stages"]
+@pytest.mark.parametrize("recipe", ["FromScratch", "NextGeneration"])
+def test_the_teacher_of_the_published_backbones_is_here_and_whole(recipe):
+    (stage,) = settings.load(ROOT / "Settings" / recipe).recipe("ResNet34")["stages"]
     (folder,) = stage["distillation"]["teachers"]
     packed.read(ROOT / folder)
-    for record in ROOT.glob("Experiments/FromScratch/seed*/ResNet34/settings.json"):
+    for record in ROOT.glob(f"Experiments/{recipe}/seed*/ResNet34/settings.json"):
         (digest,) = strict_json.read(record)["conditions"]["teachers"].values()
         assert digest == file_digest(ROOT / folder / packed.RECORD, "sha256"), record
 
