@@ -182,3 +182,10 @@ def test_sheet_with_captions(tmp_path, figures):
     for axes, image, caption in zip(cells, images, ["a", "b\nc", "d"]):
         np.testing.assert_array_equal(axes.images[0].get_array(), image)
         assert [text.get_text() for text in axes.texts] == [caption]
+
+
+def test_curves_of_many_groups_can_be_told_apart(tmp_path, figures):
+    plots.curves(tmp_path / "curves.png", {f"group {number}": [ROWS[:3]] for number in range(25)})
+    (legend,) = figures[0].legends
+    looks = {(line.get_color(), line.get_linestyle()) for line in legend.get_lines()}
+    assert len(looks) == 25
