@@ -236,7 +236,7 @@ def _by_device(array, size, group):
 
     A device gets one part of a group, and has to find in it its rows of all the group's batches.
     """
-    if group == 1 or count() == 1:
+    if group == 1:
         return array
     # (rows, ...) -> (groups, batches, devices, own, ...) -> (groups, devices, batches, own, ...)
     parts = array.reshape(-1, group, count(), size // group // count(), *array.shape[1:])

@@ -100,6 +100,12 @@ def same(found, expected):
     assert len(found["rows"]) == len(expected["rows"])
 
 
+def change(folder, name, **values):
+    """Change top-level keys of one of a folder's settings files."""
+    path = folder / "Settings" / f"{name}_Settings.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
 @pytest.mark.parametrize("numerics", NUMERICS)
 def test_two_devices_give_the_numbers_of_one(start, folder, compiled, numerics):
     found = []
@@ -124,21 +130,11 @@ MORE = dict(momentum=0.9, weight_decay=5e-4, ema=0.99, mixup=0.2, schedule="cosi
 @pytest.mark.parametrize("count, more", [(1, {}), (2, MORE)])
 def test_groups_of_batches_give_the_numbers_of_single_ones(start, folder, count, more):
     """The four whole batches go in pairs; the last, smaller one by itself."""
-    for name, values in (
-        ("Modular", {"ResNet34": {"stages": [dict(STAGE, **more)]}}),
-        ("Runtime", {"steps_per_execution": 3, "max_epochs": 100}),
-    ):
-        path = folder / "Settings" / f"{name}_Settings.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    change(folder, "Modular", ResNet34={"stages": [dict(STAGE, **more)]})
+    change(folder, "Runtime", steps_per_execution=3)
     expected = result(start(folder, 1, "fast"))
     shutil.rmtree(folder / "models")
     same(result(start(folder, count, "fast", "--groups")), expected)
-
-
-def epochs(folder, count):
-    """Let the recipe of a settings folder have that many epochs."""
-    path = folder / "Settings" / "Modular_Settings.json"
-    path.write_text(json.dumps({"ResNet34": {"stages": [dict(STAGE, epochs=count)]}}))
 
 
 def both(start, folder):
@@ -170,7 +166,7 @@ several_processes = pytest.mark.skipif(
 
 @several_processes
 def test_two_processes_train_as_one_and_go_on_after_one_has_died(start, folder, tmp_path):
-    epochs(folder, 20)
+    change(folder, "Modular", ResNet34={"stages": [dict(STAGE, epochs=20)]})
     expected = result(start(folder, 1, "reference"))
     shutil.rmtree(folder / "models")
 
