@@ -51,6 +51,7 @@ EXPECTED = {  # name: what it measures, the command without --save
         "two GPUs, LHC-Net",
         f"{SCALING} 1 2 --network LHC_Net {SHORT} --profile",
     ),
+    "scaling_gpu_TTA": ("TTA on two GPUs", f"{SCALING} 1 2 --kinds TTA --rounds 2"),
     "scaling_gpu_strong": ("a fixed batch, and TTA, on two GPUs", f"{SCALING} 1 2"),
     "scaling_gpu_strong128": (
         "a fixed batch of 128, and TTA, on two GPUs",
