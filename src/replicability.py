@@ -4,7 +4,17 @@ import subprocess
 
 import numpy as np
 
-from src import backend, dataset, evaluation, feeds, networks, runtime, training, weights
+from src import (
+    backend,
+    dataset,
+    evaluation,
+    feeds,
+    networks,
+    run_record,
+    runtime,
+    training,
+    weights,
+)
 from src import settings as settings_module
 from src.errors import UserError
 
@@ -107,7 +117,7 @@ def _decisive(settings):
     recipe = settings.recipe("check_rep")
     decisive = {key: settings.data[key] for key in ("source", "backbone_weights")}
     decisive["target_size"] = settings.size
-    decisive.update({k: v for k, v in settings.runtime.items() if k not in training.NEUTRAL})
+    decisive.update({k: v for k, v in settings.runtime.items() if k not in run_record.NEUTRAL})
     decisive.update({f"check_rep seed {key}": v for key, v in (recipe["seeds"] or {}).items()})
     for number, stage in enumerate(recipe["stages"], start=1):
         decisive.update({f"check_rep stage {number} {key}": v for key, v in stage.items()})

@@ -22,6 +22,7 @@ from src.markdown import table
 from src.settings import STAGE_DEFAULTS, Settings
 
 NETWORKS = ("ResNet34", "Control", "LHC", "Controller", "LHC_Net")  # as they follow each other
+GOES_ON_FROM = {"Control": "ResNet34", "LHC": "ResNet34", "Controller": "LHC"}
 SPLITS = ("val", "test", "tta_test")
 FILES = ("settings.json", "history.csv", "metrics.json", "predictions.npz")
 NOTES = (
@@ -111,6 +112,12 @@ def read_run(paths, network):
     return Run(settings, recipe, card, history, percent, best, data, probabilities)
 
 
+def files_of(settings, network):
+    """Return where the scripts leave the four files of a run, in the order of FILES."""
+    models, results = (settings.path(key) for key in ("models_folder", "results_folder"))
+    return [(results if i > 1 else models) / network / name for i, name in enumerate(FILES)]
+
+
 def read_list(path, empty):
     """Return the content of a JSON file of the folder Experiments, or `empty` without one."""
     if not path.exists():
@@ -127,12 +134,11 @@ def collect(settings, recipe, experiments):
     """
     if not re.fullmatch(r"\w+", recipe):
         raise UserError(f"--collect {shown(recipe)}: expected letters, digits and _")
-    models, results = (settings.path(key) for key in ("models_folder", "results_folder"))
     targets = []
     for network in NETWORKS:
-        if not (results / network / "metrics.json").is_file():
+        paths = files_of(settings, network)
+        if not paths[2].is_file():
             continue
-        paths = [(results if i > 1 else models) / network / name for i, name in enumerate(FILES)]
         run = read_run(paths, network)
         target = experiments / recipe / f"seed{run.seed}" / network
         target.mkdir(parents=True, exist_ok=True)
@@ -148,7 +154,8 @@ def collect(settings, recipe, experiments):
                 np.savez_compressed(file, **compact)
         targets.append(target)
     if not targets:
-        raise UserError(f"{results}: found no network's metrics.json; run its _Eval.py first")
+        folder = settings.path("results_folder")
+        raise UserError(f"{folder}: found no network's metrics.json; run its _Eval.py first")
     return targets
 
 
@@ -218,9 +225,7 @@ def recipes_table(groups):
     rows = [("recipe", "network", "start", "stage", "settings")]
     for (recipe, network), runs in groups.items():
         run = next(iter(runs.values()))
-        start = run.settings.data["backbone_weights"] or "ImageNet"
-        if network in ("LHC", "Control", "Controller"):
-            start = "LHC" if network == "Controller" else "ResNet34"
+        start = GOES_ON_FROM.get(network, run.settings.data["backbone_weights"] or "ImageNet")
         for number, stage in enumerate(run.recipe["stages"], start=1):
             rows.append((recipe, network, start, number, stage_words(stage)))
     return table(rows, "<<<><")

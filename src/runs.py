@@ -18,13 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from src import devices, strict_json
+from src import devices, run_record, strict_json
 from src.errors import UserError, shown
 from src.files import lock, remove_left, replace
+from src.run_record import HISTORY, PICTURE, RECORD, STATE, WEIGHTS
 
-WEIGHTS, HISTORY, PICTURE = "weights.h5", "history.csv", "history.png"
-RECORD = "settings.json"  # what the run was begun with, and whether it is complete
-STATE = "state.npz"  # what it needs to go on; gone once it has its name
 OURS = re.compile(
     "({})(\\.\\d+-[0-9a-f]+\\.part)?|(weights|history)\\.part".format(
         "|".join(map(re.escape, (WEIGHTS, HISTORY, PICTURE, RECORD, STATE)))
@@ -37,7 +35,6 @@ ARRAY = re.compile(
     rb"'shape': \(((?:\d{1,18}, ?)*(?:\d{1,18})?)\), \} *\n",
     re.DOTALL,
 )
-SHOWN = 4  # changes that a message tells of
 STATE_DIGITS = 39  # of its whole numbers: NumPy's generators count with 128 bits
 
 
@@ -45,7 +42,7 @@ def complete_folder(settings, name):
     """Return the folder of the last complete run. Raises UserError where there is none."""
     folder = settings.path("models_folder") / name
     unfinished = _beside(folder, "unfinished")
-    if not folder.exists() and _is_complete(unfinished):
+    if not folder.exists() and run_record.is_complete(unfinished):
         return unfinished  # stopped between two renames; the next training ends that
     if (folder / WEIGHTS).is_file():
         return folder
@@ -89,7 +86,7 @@ def training(settings, name, record, restart=False):
         for path in (folder, final, _beside(final, "previous")):
             _check_files(path)
         goes_on = not restart and (folder / STATE).exists() and not _changed(folder, record)
-        if _is_complete(folder) and not goes_on:
+        if run_record.is_complete(folder) and not goes_on:
             _take_name(folder, final)  # stopped just before: what is complete stays
         (final / STATE).unlink(missing_ok=True)  # stopped just before
         if restart and folder.exists():
@@ -165,18 +162,6 @@ class Follower:
         """Leave it to the other process."""
 
 
-def _is_complete(folder):
-    return (_record(folder) or {}).get("complete") is True and (folder / WEIGHTS).is_file()
-
-
-def _record(folder):
-    try:
-        record = strict_json.read(folder / RECORD)
-    except (OSError, ValueError):
-        return None  # no run, or one of the user's own making
-    return record if isinstance(record, dict) else None
-
-
 @contextlib.contextmanager
 def intact(path):
     """Tell in a UserError that the state `path` is damaged, where the block cannot work with it."""
@@ -222,13 +207,13 @@ def _changed(folder, record):
 
     None: nobody knows how it was begun.
     """
-    begun = (_record(folder) or {}).get("conditions")
+    begun = (run_record.read(folder) or {}).get("conditions")
     if not isinstance(begun, dict):
         return None
     return [
-        f"{shown(key)}: then {_short(then)}, now {_short(now)}"
+        change
         for part, now_there in record["conditions"].items()
-        for key, then, now in _changes(begun.get(part, {}), now_there, part)
+        for change in run_record.changes(begun.get(part, {}), now_there, part)
     ]
 
 
@@ -240,28 +225,10 @@ def _refuse_changes(folder, record):
             "begin anew with --restart"
         )
     if changes:
-        more = f"; and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
         raise UserError(
-            f"{folder}: this training was begun otherwise ({'; '.join(changes[:SHOWN])}{more}): go "
-            "back to that, or begin anew with --restart"
+            f"{folder}: this training was begun otherwise ({run_record.told(changes)}): go back to "
+            "that, or begin anew with --restart"
         )
-
-
-def _changes(then, now, name):
-    """Yield (name, then, now) of all that differs between two JSON values."""
-    if isinstance(then, dict) and isinstance(now, dict):
-        for key in {**then, **now}:
-            yield from _changes(then.get(key), now.get(key), f"{name} {key}")
-    elif isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
-        for number, pair in enumerate(zip(then, now), start=1):
-            yield from _changes(*pair, f"{name} {number}")
-    elif then != now:
-        yield name, then, now
-
-
-def _short(value):
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _beside(folder, kind):

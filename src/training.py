@@ -23,7 +23,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src import backend, board, descent, devices, distillation, feeds, plots, runs, weights
+from src import (
+    backend,
+    board,
+    descent,
+    devices,
+    distillation,
+    feeds,
+    plots,
+    run_record,
+    runs,
+    weights,
+)
 from src.errors import UserError, is_out_of_memory
 from src.files import replace
 from src.progress import Outlook
@@ -40,16 +51,6 @@ COLUMNS = (
     "images_per_second",
 )
 
-
-# Runtime settings that cannot change a training's numbers; its epochs are those of the stages.
-NEUTRAL = (
-    "image_cache_mb",
-    "prefetch_batches",
-    "compilation_cache",
-    "tensorboard",
-    "max_test_images",
-    "max_epochs",
-)
 
 PICTURE_SECONDS = 30  # drawing takes one: where epochs take 3, that is felt
 
@@ -76,7 +77,7 @@ def train(model, settings, name, restart=False):
     for number, stage in enumerate(recipe["stages"], start=1):
         devices.check_stage(stage, f"stage {number} of {name}")
     opened = feeds.opener(settings)
-    record = _record(model, settings, recipe, opened)
+    record = _record(model, settings, name, opened)
     with devices.joined(), runs.training(settings, name, record, restart) as run:
         values, arrays = run.state or ({"stage": 0, "rows": []}, {})
         if run.state:
@@ -335,25 +336,20 @@ def enough_memory(batch, size):
         ) from None
 
 
-def _record(model, settings, recipe, opened):
+def _record(model, settings, name, opened):
     """Return what a run tells about itself, in JSON; "conditions" decide its numbers."""
     found = versions()
     start = hashlib.sha256()
-    for name, array in weights.to_arrays(model).items():
-        start.update(name.encode())
+    for variable, array in weights.to_arrays(model).items():
+        start.update(variable.encode())
         start.update(np.ascontiguousarray(array))
     conditions = {
-        "setting": {
-            "recipe": recipe,
-            "target_size": settings.size,
-            "lhc": settings.lhc,
-            "runtime": {k: v for k, v in settings.runtime.items() if k not in NEUTRAL},
-        },
-        "version": {name: value for name, value in found.items() if name != "platform"},
+        "setting": run_record.deciding(settings, name),
+        "version": {key: value for key, value in found.items() if key != "platform"},
         "data": opened.digests,
         "weights at the start": {"sha256": start.hexdigest()},
     }
-    teachers = distillation.digests(recipe)
+    teachers = distillation.digests(settings.recipe(name))
     if teachers:
         conditions["teachers"] = teachers
     return {"settings": settings.resolved(), "versions": found, "conditions": conditions}
