@@ -12,8 +12,8 @@ from src.interrupts import MESSAGE
 from src.settings import LARGEST_SEED, load
 
 
-def _seed(text):
-    """Return a seed, for argparse; the settings' largest one is the limit."""
+def whole_number(text):
+    """Return a number from 0 on, for argparse; the settings' largest seed is the limit."""
     if not text.isdecimal() or int(text) > LARGEST_SEED:
         raise argparse.ArgumentTypeError(
             f"found {text}, expected a whole number from 0 to {LARGEST_SEED}"
@@ -29,7 +29,7 @@ UNFINISHED = {
 }
 SEED = {
     "--seed": {
-        "type": _seed,
+        "type": whole_number,
         "metavar": "K",
         "help": "another run of the same recipe: all its seeds are K, its folder is seedK/",
     }

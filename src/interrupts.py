@@ -2,7 +2,8 @@
 
 Python would raise KeyboardInterrupt in the main thread, when that comes back from C++ code, and
 some libraries swallow it there. Here a thread of its own waits for the signals. Files are whole or
-not at all at every moment (src/files.py), so there is nothing to wait for.
+not at all at every moment (src/files.py), so there is nothing to wait for. Processes that a script
+has started get the same signal.
 """
 
 import os
@@ -14,6 +15,7 @@ from src import streams
 from src.files import remove_parts
 
 MESSAGE = "interrupted; run the same command again to continue"
+children = []  # subprocess.Popen of what is to end with this process
 
 
 def listen():
@@ -34,6 +36,8 @@ def listen():
 
 def _stop(number):
     try:
+        for child in list(children):
+            child.send_signal(number)
         remove_parts()
         # Not by way of sys.stderr, whose lock the main thread may hold; nor where nobody reads.
         stderr = streams.error_number

@@ -1,0 +1,242 @@
+"""All trainings and evaluations of a recipe, for several seeds: what there is to do, and its order.
+
+A job is one of the scripts in a process of its own. It waits for the runs that it needs: the net
+that it goes on from, and its teachers. What a job has done shows in the folders of the run, so a
+plan that was stopped goes on wherever the files are, on as many GPUs as there are then.
+"""
+
+import contextlib
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from src import interrupts, packed, results, run_record, strict_json
+from src.errors import UserError
+from src.files import lock
+from src.settings import FILES, PROGRAM
+
+POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 60  # for a process that was asked to end
+# Or the first process on a GPU takes all of its memory, which several are to share.
+SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+
+
+@dataclasses.dataclass
+class Job:
+    """A script to run, or that has run."""
+
+    name: str  # as it is told: "LHC_Train.py, seed 2"
+    words: list  # the script and its command line
+    run: Path  # the folder of the training that this is, or evaluates
+    results: Path  # None of a training
+    needs: list  # the folders of runs, or of nets that Ship.py made
+    log: Path
+
+    def is_done(self):
+        """Return whether there is nothing left to do: an evaluation is younger than its run."""
+        if not run_record.is_complete(self.run):
+            return False
+        if self.results is None:
+            return True
+        last = self.results / results.FILES[-1]  # written last
+        record = self.run / run_record.RECORD
+        return last.is_file() and last.stat().st_mtime >= record.stat().st_mtime
+
+    def is_ready(self):
+        """Return whether all that it needs is there."""
+        return all(map(is_there, self.needs))
+
+
+def is_there(folder):
+    """Return whether a folder has a complete run, or a net that Ship.py made."""
+    return run_record.is_complete(folder) or (folder / packed.RECORD).is_file()
+
+
+def networks_of(settings):
+    """Return the networks that the settings folder has recipes for, as they follow each other."""
+    own = settings.folder / FILES["modular"]
+    recipes = strict_json.read(own) if own.is_file() else settings.modular
+    return [network for network in results.NETWORKS if network in recipes]
+
+
+def plan(settings, networks, seeds):
+    """Return the list of Jobs, of every network for every seed; seeds: numbers, or None for none.
+
+    Trainings of a network come before its evaluations, and those before the next network. Raises
+    UserError where a run is needed that neither is there nor will be, or where one that is there
+    was trained with other settings.
+    """
+    jobs = []
+    for network in [name for name in results.NETWORKS if name in networks]:
+        trainings, evaluations = [], []
+        for seed in seeds:
+            of = _with_seed(settings, seed)
+            run, found = (of.path(key) / network for key in ("models_folder", "results_folder"))
+            needs = _needs(of, network)
+            trainings.append(_job(settings, network, "Train", seed, run, None, needs, found))
+            evaluations.append(_job(settings, network, "Eval", seed, run, found, [run], found))
+            _check_settings(of, network, run)
+        jobs += trainings + evaluations
+    _check_needs(jobs)
+    return jobs
+
+
+@contextlib.contextmanager
+def held(settings, seeds):
+    """Hold the results folders of all seeds. Raises UserError where another experiment has one."""
+    with contextlib.ExitStack() as stack:
+        for seed in seeds:
+            folder = _with_seed(settings, seed).path("results_folder")
+            busy = f"an experiment is being run in {folder}"
+            stack.enter_context(lock(folder / "experiment.lock", busy))
+        yield
+
+
+def _with_seed(settings, seed):
+    return settings if seed is None else settings.with_seed(seed)
+
+
+def _job(settings, network, kind, seed, run, evaluation, needs, beside):
+    script = f"{network}_{kind}.py"
+    words = [script, "--settings", str(settings.folder)]
+    words += [] if seed is None else ["--seed", str(seed)]
+    name = script if seed is None else f"{script}, seed {seed}"
+    log = beside.parent / f"{network}_{kind}.log"
+    return Job(name, words, run, evaluation, needs, log)
+
+
+def _needs(settings, network):
+    """Return the folders of the run that a training goes on from, and of its teachers."""
+    start = results.GOES_ON_FROM.get(network)
+    needs = [settings.path("models_folder") / start] if start else []
+    for stage in settings.recipe(network)["stages"]:
+        if stage["distillation"]:
+            needs += map(Path, stage["distillation"]["teachers"])
+    return needs
+
+
+def _check_settings(settings, network, run):
+    if not run_record.is_complete(run):
+        return
+    conditions = (run_record.read(run) or {}).get("conditions")
+    then = conditions.get("setting") if isinstance(conditions, dict) else None
+    changes = run_record.changes(then, run_record.deciding(settings, network), "setting")
+    if changes:
+        raise UserError(
+            f"{run}: this training is complete, but was another ({run_record.told(changes)}): go "
+            f'back to that, name another "models_folder", or train it anew with {network}_Train.py'
+        )
+
+
+def _check_needs(jobs):
+    made = {os.path.abspath(str(job.run)) for job in jobs if job.results is None}
+    for job in jobs:
+        for folder in job.needs:
+            if not is_there(folder) and os.path.abspath(str(folder)) not in made:
+                raise UserError(
+                    f"{job.name} needs {folder}, where no complete training is: add its network "
+                    "and seed, or train it first"
+                )
+
+
+def work(jobs, gpus=(), each=1, seconds=None):
+    """Run the jobs, `each` at a time on each GPU, or anywhere; return those that are not done.
+
+    gpus: their numbers, as nvidia-smi tells them. seconds: when to stop what runs, which goes on
+    the next time. A job that ends with an error is not tried again, nor those that need it.
+    """
+    end = float("inf") if seconds is None else time.monotonic() + seconds
+    places = [gpu for _ in range(each) for gpu in (gpus or [None])]
+    left, running = [job for job in jobs if not job.is_done()], []
+    waiting = list(left)
+    while (waiting or running) and time.monotonic() < end:
+        for place in _free(places, running):
+            job = next((job for job in waiting if job.is_ready()), None)
+            if job:
+                waiting.remove(job)
+                running.append((job, place, _start(job, place, each), time.monotonic()))
+        if not running:
+            break  # what waits needs what failed
+        time.sleep(POLL_SECONDS)
+        for entry in [entry for entry in running if entry[2].poll() is not None]:
+            running.remove(entry)
+            interrupts.children.remove(entry[2])
+            _tell_end(*entry)
+    _stop(running)
+    return [job for job in left if not job.is_done()]
+
+
+def _free(places, running):
+    free = list(places)
+    for _, place, _, _ in running:
+        free.remove(place)
+    return free
+
+
+def _start(job, place, each):
+    """Start a job's process; what it prints goes to the end of its log."""
+    environment = {**(SHARED_GPU if each > 1 else {}), **os.environ}
+    if place is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = str(place)
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    script, *words = job.words
+    with open(str(job.log), "ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(PROGRAM / script), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+    interrupts.children.append(process)
+    where = "" if place is None else f" on GPU {place}"
+    print(f"{_now()} {job.name}: begins{where}, {job.log}", flush=True)
+    return process
+
+
+def _tell_end(job, place, process, begun):
+    took = f"{time.monotonic() - begun:.0f} s"
+    words = f"done in {took}"
+    if process.returncode or not job.is_done():
+        words = f"FAILED after {took}, exit code {process.returncode}: {_last_line(job.log)}"
+    print(f"{_now()} {job.name}: {words}", flush=True)
+
+
+def _stop(running):
+    """Ask processes to end, which keeps all but the epoch that they are at, and wait for that."""
+    for _, _, process, _ in running:
+        process.terminate()
+    for job, _, process, _ in running:
+        try:
+            process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        interrupts.children.remove(process)
+        words = "done" if job.is_done() else "stopped, since the time is up"
+        print(f"{_now()} {job.name}: {words}", flush=True)
+
+
+def _last_line(path):
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return lines[-1] if lines else "it printed nothing"
+
+
+def _now():
+    return time.strftime("%H:%M:%S")
+
+
+def table(settings, networks, seeds):
+    """Return the results table of the runs that are trained and evaluated, "" if none is."""
+    groups = {}
+    for network in [name for name in results.NETWORKS if name in networks]:
+        for seed in seeds:
+            of = _with_seed(settings, seed)
+            paths = results.files_of(of, network)
+            if all(path.is_file() for path in paths):
+                group = groups.setdefault((settings.folder.name, network), {})
+                group[seed] = results.read_run(paths, network)
+    return results.results_table(groups) if groups else ""
