@@ -51,7 +51,8 @@ OPTIONS = {
     "--networks": {
         "nargs": "+",
         "choices": NETWORKS,
-        "help": "which (default: those that the settings folder has recipes for)",
+        "metavar": "NETWORK",
+        "help": f"of {', '.join(NETWORKS)} (default: those with a recipe in the settings folder)",
     },
     "--gpus": {
         "type": whole_number,
