@@ -152,20 +152,22 @@ def work(jobs, gpus=(), each=1, seconds=None):
     places = [gpu for _ in range(each) for gpu in (gpus or [None])]
     left, running = [job for job in jobs if not job.is_done()], []
     waiting = list(left)
-    while (waiting or running) and time.monotonic() < end:
-        for place in _free(places, running):
-            job = next((job for job in waiting if job.is_ready()), None)
-            if job:
-                waiting.remove(job)
-                running.append((job, place, _start(job, place, each), time.monotonic()))
-        if not running:
-            break  # what waits needs what failed
-        time.sleep(POLL_SECONDS)
-        for entry in [entry for entry in running if entry[2].poll() is not None]:
-            running.remove(entry)
-            interrupts.children.remove(entry[2])
-            _tell_end(*entry)
-    _stop(running)
+    try:
+        while (waiting or running) and time.monotonic() < end:
+            for place in _free(places, running):
+                job = next((job for job in waiting if job.is_ready()), None)
+                if job:
+                    waiting.remove(job)
+                    running.append((job, place, _start(job, place, each), time.monotonic()))
+            if not running:
+                break  # what waits needs what failed
+            time.sleep(POLL_SECONDS)
+            for entry in [entry for entry in running if entry[2].poll() is not None]:
+                running.remove(entry)
+                interrupts.children.remove(entry[2])
+                _tell_end(*entry)
+    finally:  # the time is up, or a log cannot be written
+        _stop(running)
     return [job for job in left if not job.is_done()]
 
 
@@ -216,7 +218,7 @@ def _stop(running):
             process.kill()
             process.wait()
         interrupts.children.remove(process)
-        words = "done" if job.is_done() else "stopped, since the time is up"
+        words = "done" if job.is_done() else "stopped; the same command goes on"
         print(f"{_now()} {job.name}: {words}", flush=True)
 
 

@@ -204,9 +204,20 @@ def test_time_that_is_up_stops_what_runs(scripts, folder, capsys):
     assert run(folder, "--seeds", "1", "2", "--minutes", "0.05", "--each", "2") == 1
     assert time.monotonic() - begun < 30
     out = capsys.readouterr().out
-    assert out.count("stopped, since the time is up") == 2
+    assert out.count("stopped; the same command goes on") == 2
     assert [what for what, *_ in scripts.told()] == ["begins", "begins"]
     assert interrupts.children == []
+
+
+def test_a_log_that_cannot_be_written_leaves_nothing_running(scripts, folder, capsys):
+    (scripts.folder / "slow").write_text("60")
+    (folder.parent / "results" / "seed2" / "ResNet34_Train.log").mkdir(parents=True)
+    words = ["--networks", "ResNet34", "--seeds", "1", "2", "--each", "2"]
+    begun = time.monotonic()
+    assert run(folder, *words) == 2
+    assert time.monotonic() - begun < 30 and interrupts.children == []
+    err = capsys.readouterr().err
+    assert "ResNet34_Train.log" in err and err.count("\n") == 1
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows has its own way")
