@@ -25,7 +25,7 @@ import argparse
 import sys
 
 from src.cli import command, parse, whole_number
-from src.results import NETWORKS
+from src.run_record import NETWORKS
 
 
 def _positive(kind):

@@ -59,7 +59,7 @@ def networks_of(settings):
     """Return the networks that the settings folder has recipes for, as they follow each other."""
     own = settings.folder / FILES["modular"]
     recipes = strict_json.read(own) if own.is_file() else settings.modular
-    return [network for network in results.NETWORKS if network in recipes]
+    return [network for network in run_record.NETWORKS if network in recipes]
 
 
 def plan(settings, networks, seeds):
@@ -70,7 +70,7 @@ def plan(settings, networks, seeds):
     was trained with other settings.
     """
     jobs = []
-    for network in [name for name in results.NETWORKS if name in networks]:
+    for network in [name for name in run_record.NETWORKS if name in networks]:
         trainings, evaluations = [], []
         for seed in seeds:
             of = _with_seed(settings, seed)
@@ -110,7 +110,7 @@ def _job(settings, network, kind, seed, run, evaluation, needs, beside):
 
 def _needs(settings, network):
     """Return the folders of the run that a training goes on from, and of its teachers."""
-    start = results.GOES_ON_FROM.get(network)
+    start = run_record.GOES_ON_FROM.get(network)
     needs = [settings.path("models_folder") / start] if start else []
     for stage in settings.recipe(network)["stages"]:
         if stage["distillation"]:
@@ -234,11 +234,11 @@ def _now():
 def table(settings, networks, seeds):
     """Return the results table of the runs that are trained and evaluated, "" if none is."""
     groups = {}
-    for network in [name for name in results.NETWORKS if name in networks]:
+    for network in [name for name in run_record.NETWORKS if name in networks]:
         for seed in seeds:
             of = _with_seed(settings, seed)
             paths = results.files_of(of, network)
             if all(path.is_file() for path in paths):
-                group = groups.setdefault((settings.folder.name, network), {})
+                group = groups.setdefault((settings.folder.resolve().name, network), {})
                 group[seed] = results.read_run(paths, network)
     return results.results_table(groups) if groups else ""

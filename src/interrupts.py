@@ -6,6 +6,7 @@ not at all at every moment (src/files.py), so there is nothing to wait for. Proc
 has started get the same signal.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -37,7 +38,8 @@ def listen():
 def _stop(number):
     try:
         for child in list(children):
-            child.send_signal(number)
+            with contextlib.suppress(OSError):  # it has just ended
+                child.send_signal(number)
         remove_parts()
         # Not by way of sys.stderr, whose lock the main thread may hold; nor where nobody reads.
         stderr = streams.error_number

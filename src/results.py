@@ -19,10 +19,9 @@ from src import strict_json
 from src.errors import UserError, shown
 from src.files import replace_all
 from src.markdown import table
+from src.run_record import GOES_ON_FROM, NETWORKS
 from src.settings import STAGE_DEFAULTS, Settings
 
-NETWORKS = ("ResNet34", "Control", "LHC", "Controller", "LHC_Net")  # as they follow each other
-GOES_ON_FROM = {"Control": "ResNet34", "LHC": "ResNet34", "Controller": "LHC"}
 SPLITS = ("val", "test", "tta_test")
 FILES = ("settings.json", "history.csv", "metrics.json", "predictions.npz")
 NOTES = (

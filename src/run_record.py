@@ -1,4 +1,4 @@
-"""What the folder of a run holds, and what its record tells: with which settings it was trained.
+"""The trainings that there are, what the folder of a run holds, and what its record tells.
 
 Reads JSON and nothing else, so that who only asks whether a run is complete need not wait for a
 framework.
@@ -9,6 +9,8 @@ import json
 from src import strict_json
 from src.errors import shown
 
+NETWORKS = ("ResNet34", "Control", "LHC", "Controller", "LHC_Net")  # as they follow each other
+GOES_ON_FROM = {"Control": "ResNet34", "LHC": "ResNet34", "Controller": "LHC"}
 WEIGHTS, HISTORY, PICTURE = "weights.h5", "history.csv", "history.png"
 RECORD = "settings.json"  # what the run was begun with, and whether it is complete
 STATE = "state.npz"  # what it needs to go on; gone once it has its name

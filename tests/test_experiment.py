@@ -14,11 +14,11 @@ import pytest
 import Download_Data
 import ETL
 import Experiment
-from src import experiment, interrupts, results, run_record, settings
+from src import experiment, interrupts, run_record, settings
 from tests.test_results import write_run
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = [f"{network}_{kind}.py" for network in results.NETWORKS for kind in ("Train", "Eval")]
+SCRIPTS = [f"{network}_{kind}.py" for network in run_record.NETWORKS for kind in ("Train", "Eval")]
 # In the place of the scripts: writes what they leave, at once, and when and where that was.
 STAND_IN = f"""
 import json, os, sys, time
