@@ -119,15 +119,22 @@ def _needs(settings, network):
 
 
 def _check_settings(settings, network, run):
-    if not run_record.is_complete(run):
+    """Raise UserError where a run has its weights, but not from a training with these settings."""
+    if not (run / run_record.WEIGHTS).is_file():
         return
-    conditions = (run_record.read(run) or {}).get("conditions")
+    elsewhere = f'name another "models_folder", or train it anew with {network}_Train.py'
+    if not run_record.is_complete(run):
+        raise UserError(
+            f"{run}: found {run_record.WEIGHTS}, but no {run_record.RECORD} that tells how it was "
+            f"trained: {elsewhere}"
+        )
+    conditions = run_record.read(run).get("conditions")
     then = conditions.get("setting") if isinstance(conditions, dict) else None
     changes = run_record.changes(then, run_record.deciding(settings, network), "setting")
     if changes:
         raise UserError(
             f"{run}: this training is complete, but was another ({run_record.told(changes)}): go "
-            f'back to that, name another "models_folder", or train it anew with {network}_Train.py'
+            f"back to that, {elsewhere}"
         )
 
 

@@ -277,6 +277,20 @@ def test_a_complete_run_of_other_settings_is_not_taken_for_this_one(scripts, fol
     assert scripts.told() == []
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"complete": false}', None])
+def test_weights_of_which_nobody_knows_stay(scripts, folder, content, capsys):
+    """They are not taken for the recipe's, nor trained over."""
+    own = folder.parent / "models" / "ResNet34"
+    own.mkdir(parents=True)
+    (own / run_record.WEIGHTS).write_text("precious")
+    if content is not None:
+        (own / run_record.RECORD).write_text(content)
+    assert run(folder, "--networks", "ResNet34") == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {own}: found weights.h5, but no settings.json that tells how")
+    assert err.count("\n") == 1 and scripts.told() == []
+
+
 def test_two_at_once_are_one_line(scripts, folder, capsys):
     """On the same seeds; with others, a second one may help."""
     words = ["--seeds", "1", "2", "--networks", "ResNet34"]
