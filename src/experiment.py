@@ -36,14 +36,10 @@ class Job:
     log: Path
 
     def is_done(self):
-        """Return whether there is nothing left to do: an evaluation is younger than its run."""
-        if not run_record.is_complete(self.run):
-            return False
+        """Return whether there is nothing left to do."""
         if self.results is None:
-            return True
-        last = self.results / results.FILES[-1]  # written last
-        record = self.run / run_record.RECORD
-        return last.is_file() and last.stat().st_mtime >= record.stat().st_mtime
+            return run_record.is_complete(self.run)
+        return is_evaluated(self.run, self.results)
 
     def is_ready(self):
         """Return whether all that it needs is there."""
@@ -53,6 +49,14 @@ class Job:
 def is_there(folder):
     """Return whether a folder has a complete run, or a net that Ship.py made."""
     return run_record.is_complete(folder) or (folder / packed.RECORD).is_file()
+
+
+def is_evaluated(run, found):
+    """Return whether a run is complete, and what its evaluation has `found` is younger."""
+    last = found / results.FILES[-1]  # written last
+    if not (run_record.is_complete(run) and last.is_file()):
+        return False
+    return last.stat().st_mtime >= (run / run_record.RECORD).stat().st_mtime
 
 
 def networks_of(settings):
@@ -245,7 +249,7 @@ def table(settings, networks, seeds):
         for seed in seeds:
             of = _with_seed(settings, seed)
             paths = results.files_of(of, network)
-            if all(path.is_file() for path in paths):
+            if is_evaluated(paths[0].parent, paths[-1].parent):
                 group = groups.setdefault((settings.folder.resolve().name, network), {})
                 group[seed] = results.read_run(paths, network)
     return results.results_table(groups) if groups else ""

@@ -81,11 +81,19 @@ class Scripts:
 
 
 @pytest.fixture
-def scripts(tmp_path, monkeypatch):
+def program(tmp_path, monkeypatch):
+    """The Scripts that run in the place of the repository's."""
     found = Scripts(tmp_path / "program")
     monkeypatch.setattr(experiment, "PROGRAM", found.folder)
     monkeypatch.setattr(experiment, "POLL_SECONDS", 0.02)
     return found
+
+
+@pytest.fixture
+def scripts(program, monkeypatch):
+    """Those, and no table at the end: they leave no figures."""
+    monkeypatch.setattr(experiment, "table", lambda *_: "")
+    return program
 
 
 @pytest.fixture
@@ -323,13 +331,16 @@ def test_what_the_command_line_does_not_take(scripts, folder, words, capsys):
     assert capsys.readouterr().err.count("\n") == 1 and scripts.told() == []
 
 
-def test_the_table_is_of_all_runs_that_are_there(folder):
-    wrong = {1: 10, 2: 12}
+def test_the_table_is_of_the_runs_that_are_evaluated(folder):
+    wrong = {1: 10, 2: 12, 3: 14}
     for seed, count in wrong.items():
         loaded = settings.load(folder).with_seed(seed)
         where = [loaded.path(key) for key in ("models_folder", "results_folder")]
         write_run(*where, loaded, "ResNet34", count)
-    table = experiment.table(settings.load(folder), ["ResNet34", "LHC"], [1, 2, 3])
+        (where[0] / "ResNet34" / run_record.WEIGHTS).write_text("")
+    record = where[0] / "ResNet34" / run_record.RECORD
+    os.utime(str(record), (time.time() + 5,) * 2)  # seed 3: trained anew
+    table = experiment.table(settings.load(folder), ["ResNet34", "LHC"], [1, 2, 3, 4])
     (row,) = [line.split("|") for line in table.splitlines() if "ResNet34" in line]
     assert [cell.strip() for cell in row[1:6]] == [
         *("Settings", "ResNet34", "2", "75.00 ± 0.00"),
@@ -337,13 +348,13 @@ def test_the_table_is_of_all_runs_that_are_there(folder):
     ]
 
 
-def test_the_scripts_themselves(tmp_path, settings_folder, scripts, capsys):
+def test_the_scripts_themselves(tmp_path, settings_folder, program, capsys):
     """Trained and evaluated, with a net that takes seconds; then there is nothing left to do."""
     small = str(ROOT / "tests" / "robustness" / "small.py")
     for name in ("ResNet34_Train.py", "ResNet34_Eval.py"):
         words = f"import runpy, sys\nsys.argv = [{small!r}, {name!r}, *sys.argv[1:]]\n"
         words += f"runpy.run_path({small!r}, run_name='__main__')\n"
-        (scripts.folder / name).write_text(words)
+        (program.folder / name).write_text(words)
     stage = {"optimizer": "sgd", "learning_rate": 1e-4, "batch_size": 7, "epochs": 1}
     counts = {"train": [2] * 7, "val": [1] * 7, "test": [1] * 7}
     folder = settings_folder(
