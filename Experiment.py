@@ -25,6 +25,7 @@ import argparse
 import sys
 
 from src.cli import command, parse, whole_number
+from src.errors import UserError
 from src.run_record import NETWORKS
 
 
@@ -85,6 +86,8 @@ def main(argv=None):
 
     seeds = list(dict.fromkeys(args.seeds or [None]))
     networks = args.networks or experiment.networks_of(args.settings)
+    if not networks:
+        raise UserError(f"{args.settings.folder}: found no network's recipe; name some --networks")
     jobs = experiment.plan(args.settings, networks, seeds)
     if args.plan:
         for job in jobs:

@@ -14,10 +14,11 @@ import time
 from pathlib import Path
 
 from src import interrupts, packed, results, run_record, strict_json
-from src.errors import UserError
+from src.errors import UserError, shown
 from src.files import lock
 from src.settings import FILES, PROGRAM
 
+METRICS = results.FILES[2]
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60  # for a process that was asked to end
 # Or the first process on a GPU takes all of its memory, which several are to share.
@@ -34,12 +35,14 @@ class Job:
     results: Path  # None of a training
     needs: list  # the folders of runs, or of nets that Ship.py made
     log: Path
+    evaluation: dict  # the settings of that name
+    log_start: int = 0  # bytes of earlier processes
 
     def is_done(self):
         """Return whether there is nothing left to do."""
         if self.results is None:
             return run_record.is_complete(self.run)
-        return is_evaluated(self.run, self.results)
+        return is_evaluated(self.run, self.results, self.evaluation)
 
     def is_ready(self):
         """Return whether all that it needs is there."""
@@ -51,12 +54,20 @@ def is_there(folder):
     return run_record.is_complete(folder) or (folder / packed.RECORD).is_file()
 
 
-def is_evaluated(run, found):
-    """Return whether a run is complete, and what its evaluation has `found` is younger."""
-    last = found / results.FILES[-1]  # written last
+def is_evaluated(run, found, evaluation):
+    """Return whether a run is complete, and what its evaluation has `found` is of that one.
+
+    evaluation: the settings of that name, which it has to have had.
+    """
+    last = found / results.FILES[-1]  # comes after the metrics
     if not (run_record.is_complete(run) and last.is_file()):
         return False
-    return last.stat().st_mtime >= (run / run_record.RECORD).stat().st_mtime
+    try:
+        metrics = strict_json.read(found / METRICS)
+        own = metrics["training_complete"] and metrics["settings"]["evaluation"] == evaluation
+    except (OSError, ValueError, LookupError, TypeError):
+        return False  # damaged: the next evaluation mends it
+    return own and last.stat().st_mtime >= (run / run_record.RECORD).stat().st_mtime
 
 
 def networks_of(settings):
@@ -80,9 +91,10 @@ def plan(settings, networks, seeds):
             of = _with_seed(settings, seed)
             run, found = (of.path(key) / network for key in ("models_folder", "results_folder"))
             needs = _needs(of, network)
-            trainings.append(_job(settings, network, "Train", seed, run, None, needs, found))
-            evaluations.append(_job(settings, network, "Eval", seed, run, found, [run], found))
-            _check_settings(of, network, run)
+            trainings.append(_job(of, network, "Train", seed, run, None, needs))
+            evaluations.append(_job(of, network, "Eval", seed, run, found, [run]))
+            for name in filter(None, (run_record.GOES_ON_FROM.get(network), network)):
+                _check_settings(of, name, run.with_name(name))
         jobs += trainings + evaluations
     _check_needs(jobs)
     return jobs
@@ -103,13 +115,13 @@ def _with_seed(settings, seed):
     return settings if seed is None else settings.with_seed(seed)
 
 
-def _job(settings, network, kind, seed, run, evaluation, needs, beside):
+def _job(settings, network, kind, seed, run, found, needs):
     script = f"{network}_{kind}.py"
-    words = [script, "--settings", str(settings.folder)]
+    words = [script, f"--settings={settings.folder}"]
     words += [] if seed is None else ["--seed", str(seed)]
     name = script if seed is None else f"{script}, seed {seed}"
-    log = beside.parent / f"{network}_{kind}.log"
-    return Job(name, words, run, evaluation, needs, log)
+    log = settings.path("results_folder") / f"{network}_{kind}.log"
+    return Job(name, words, run, found, needs, log, settings.evaluation)
 
 
 def _needs(settings, network):
@@ -143,10 +155,10 @@ def _check_settings(settings, network, run):
 
 
 def _check_needs(jobs):
-    made = {os.path.abspath(str(job.run)) for job in jobs if job.results is None}
+    made = {os.path.realpath(str(job.run)) for job in jobs if job.results is None}
     for job in jobs:
         for folder in job.needs:
-            if not is_there(folder) and os.path.abspath(str(folder)) not in made:
+            if not is_there(folder) and os.path.realpath(str(folder)) not in made:
                 raise UserError(
                     f"{job.name} needs {folder}, where no complete training is: add its network "
                     "and seed, or train it first"
@@ -194,9 +206,11 @@ def _start(job, place, each):
     environment = {**(SHARED_GPU if each > 1 else {}), **os.environ}
     if place is not None:
         environment["CUDA_VISIBLE_DEVICES"] = str(place)
+        environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as nvidia-smi counts
     job.log.parent.mkdir(parents=True, exist_ok=True)
     script, *words = job.words
-    with open(str(job.log), "ab") as log:
+    with open(str(job.log), "ab") as log, interrupts.starting:
+        job.log_start = log.tell()
         process = subprocess.Popen(
             [sys.executable, str(PROGRAM / script), *words],
             stdin=subprocess.DEVNULL,
@@ -204,7 +218,7 @@ def _start(job, place, each):
             stderr=subprocess.STDOUT,
             env=environment,
         )
-    interrupts.children.append(process)
+        interrupts.children.append(process)
     where = "" if place is None else f" on GPU {place}"
     print(f"{_now()} {job.name}: begins{where}, {job.log}", flush=True)
     return process
@@ -214,7 +228,7 @@ def _tell_end(job, place, process, begun):
     took = f"{time.monotonic() - begun:.0f} s"
     words = f"done in {took}"
     if process.returncode or not job.is_done():
-        words = f"FAILED after {took}, exit code {process.returncode}: {_last_line(job.log)}"
+        words = f"FAILED after {took}, exit code {process.returncode}: {_last_line(job)}"
     print(f"{_now()} {job.name}: {words}", flush=True)
 
 
@@ -233,9 +247,14 @@ def _stop(running):
         print(f"{_now()} {job.name}: {words}", flush=True)
 
 
-def _last_line(path):
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return lines[-1] if lines else "it printed nothing"
+def _last_line(job):
+    """Return what a job's process has said last, in one line."""
+    try:
+        text = job.log.read_bytes()[job.log_start :].decode("utf-8", "replace")
+    except OSError as error:
+        return f"its log cannot be read ({error.strerror})"
+    lines = [line for line in text.splitlines() if line.strip()]
+    return shown(lines[-1]) if lines else "it printed nothing"
 
 
 def _now():
@@ -249,7 +268,7 @@ def table(settings, networks, seeds):
         for seed in seeds:
             of = _with_seed(settings, seed)
             paths = results.files_of(of, network)
-            if is_evaluated(paths[0].parent, paths[-1].parent):
+            if is_evaluated(paths[0].parent, paths[-1].parent, of.evaluation):
                 group = groups.setdefault((settings.folder.resolve().name, network), {})
                 group[seed] = results.read_run(paths, network)
     return results.results_table(groups) if groups else ""

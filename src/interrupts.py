@@ -17,6 +17,7 @@ from src.files import remove_parts
 
 MESSAGE = "interrupted; run the same command again to continue"
 children = []  # subprocess.Popen of what is to end with this process
+starting = threading.Lock()  # held while one is started and joins the list
 
 
 def listen():
@@ -37,7 +38,8 @@ def listen():
 
 def _stop(number):
     try:
-        for child in list(children):
+        starting.acquire()  # for good: nothing begins any more
+        for child in children:
             with contextlib.suppress(OSError):  # it has just ended
                 child.send_signal(number)
         remove_parts()

@@ -51,6 +51,8 @@ if kind == "Train":
     record = {{"complete": True, "conditions": {{"setting": setting}}}}
     (folder / "settings.json").write_text(json.dumps(record))
 else:
+    metrics = {{"training_complete": True, "settings": args.settings.resolved()}}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "predictions.npz").write_text("")
 tell("ends")
 """
@@ -143,6 +145,25 @@ def test_what_is_done_is_left_as_it_is(scripts, folder, capsys):
     assert [job for job in scripts.done() if job.startswith("ResNet34")] == ["ResNet34_Eval.py 1"]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"training_complete": False},  # as --unfinished leaves it
+        {"settings": {"evaluation": {"shift": 7}}},
+        {"settings": None},
+        None,
+    ],
+    ids=str,
+)
+def test_other_results_than_the_recipes_are_no_end(scripts, folder, change, capsys):
+    assert run(folder, "--networks", "ResNet34") == 0
+    path = folder.parent / "results" / "ResNet34" / "metrics.json"
+    content = json.loads(path.read_text())
+    path.write_text("{" if change is None else json.dumps({**content, **change}))
+    assert run(folder, "--networks", "ResNet34", "--plan") == 0
+    assert capsys.readouterr().out.endswith("done: ResNet34_Train.py\nto do: ResNet34_Eval.py\n")
+
+
 def test_without_seeds_the_recipe_itself(scripts, folder):
     path = folder / "Modular_Settings.json"
     recipes = json.loads(path.read_text())
@@ -196,6 +217,18 @@ def test_what_does_not_need_a_failed_run_goes_on(scripts, folder, capsys):
     scripts.fail()
     assert run(folder, "--seeds", "1", "2", "3") == 0
     assert len(scripts.done()) == 8
+
+
+def test_the_last_line_is_the_last_process_own(scripts, folder, capsys):
+    scripts.fail("ResNet34_Train.py None")
+    assert run(folder, "--networks", "ResNet34") == 1
+    (scripts.folder / "ResNet34_Train.py").write_text("import sys; sys.exit('\\033[31m here')")
+    capsys.readouterr()
+    assert run(folder, "--networks", "ResNet34") == 1
+    assert "exit code 1: ?[31m here\n" in capsys.readouterr().out
+    (scripts.folder / "ResNet34_Train.py").write_text("import sys; sys.exit(3)")
+    assert run(folder, "--networks", "ResNet34") == 1
+    assert "exit code 3: it printed nothing\n" in capsys.readouterr().out
 
 
 def test_a_script_that_ends_without_its_run_has_failed(scripts, folder, capsys):
@@ -255,6 +288,37 @@ def test_its_scripts_end_with_it(tmp_path, number):
     pytest.fail("the child lives on")
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows has its own way")
+def test_what_is_being_started_ends_with_it_too(tmp_path):
+    """The signal waits for a process that has begun and is not yet in the list."""
+    code = """
+        import subprocess, sys, time
+        from src import interrupts
+        interrupts.listen()
+        with interrupts.starting:
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3)"])
+            print(child.pid, flush=True)
+            time.sleep(1)
+            interrupts.children.append(child)
+            child.send_signal = lambda number: print("told", number, flush=True)
+        time.sleep(60)
+    """
+    words = [sys.executable, "-c", textwrap.dedent(code)]
+    with subprocess.Popen(words, cwd=str(ROOT), stdout=subprocess.PIPE, text=True) as parent:
+        parent.stdout.readline()
+        parent.send_signal(signal.SIGTERM)
+        assert parent.stdout.readline() == f"told {int(signal.SIGTERM)}\n"
+        assert parent.wait(30) == 128 + signal.SIGTERM
+
+
+def test_no_recipe_is_one_line(scripts, folder, capsys):
+    (folder / "Modular_Settings.json").write_text("{}")
+    assert run(folder) == 2
+    assert capsys.readouterr().err == (
+        f"error: {folder}: found no network's recipe; name some --networks\n"
+    )
+
+
 def test_a_teacher_that_is_nowhere_is_one_line(scripts, folder, capsys):
     assert run(folder, "--seeds", "1") == 2
     captured = capsys.readouterr()
@@ -271,14 +335,18 @@ def test_a_net_that_ships_is_a_teacher(tmp_path):
     assert not experiment.is_there(tmp_path)
 
 
-def test_a_complete_run_of_other_settings_is_not_taken_for_this_one(scripts, folder, capsys):
+@pytest.mark.parametrize("needed", [False, True])
+def test_a_complete_run_of_other_settings_is_not_taken_for_this_one(
+    scripts, folder, needed, capsys
+):
     assert run(folder, "--networks", "ResNet34") == 0
     scripts.told()
     path = folder / "Modular_Settings.json"
     recipes = json.loads(path.read_text())
     recipes["ResNet34"]["stages"][0]["learning_rate"] = 0.2
     path.write_text(json.dumps(recipes))
-    assert run(folder, "--networks", "ResNet34") == 2
+    network = "LHC" if needed else "ResNet34"
+    assert run(folder, "--networks", network) == 2
     err = capsys.readouterr().err
     expected = "was another (setting recipe stages 1 learning_rate: then 0.1, now 0.2)"
     assert expected in err and err.count("\n") == 1

@@ -52,7 +52,7 @@ def write_run(models, results_folder, loaded, network, wrong):
         for split, count in wrongs.items()
     }
     metrics.update(data="FER2013, unchanged", paper_test_accuracy_percent={"best_run": 72.81})
-    metrics["settings"] = resolved
+    metrics.update(settings=resolved, training_complete=True)
     (results_folder / network / "metrics.json").write_text(json.dumps(metrics))
     arrays = {f"{split}_probabilities": probabilities(count) for split, count in wrongs.items()}
     np.savez_compressed(str(results_folder / network / "predictions.npz"), **arrays)
