@@ -300,7 +300,7 @@ def test_what_is_being_started_ends_with_it_too(tmp_path):
             print(child.pid, flush=True)
             time.sleep(1)
             interrupts.children.append(child)
-            child.send_signal = lambda number: print("told", number, flush=True)
+            child.send_signal = lambda number: print("told", int(number), flush=True)
         time.sleep(60)
     """
     words = [sys.executable, "-c", textwrap.dedent(code)]
