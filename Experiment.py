@@ -21,26 +21,11 @@ Exit code 0 then, 1 if some are not. Time and memory: those of the scripts; two 
 H200 take as long as one after the other.
 """
 
-import argparse
 import sys
 
-from src.cli import command, parse, whole_number
+from src.cli import command, parse, positive, whole_number
 from src.errors import UserError
 from src.run_record import NETWORKS
-
-
-def _positive(kind):
-    def convert(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = 0
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
-        return value
-
-    return convert
-
 
 OPTIONS = {
     "--seeds": {
@@ -63,13 +48,13 @@ OPTIONS = {
         "help": "the GPUs to share out, as nvidia-smi numbers them (default: left to the scripts)",
     },
     "--each": {
-        "type": _positive(int),
+        "type": positive(int),
         "default": 1,
         "metavar": "N",
         "help": "how many scripts at a time on each GPU, or in all without --gpus (default: 1)",
     },
     "--minutes": {
-        "type": _positive(float),
+        "type": positive(float),
         "metavar": "M",
         "help": "stop after that time; the same command goes on",
     },

@@ -24,7 +24,6 @@ Expected result:
     photo.jpg  214 x 214 at 97, 61  Happiness        93.1 %  Neutral 4.2 %
 """
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path
@@ -33,23 +32,11 @@ import numpy as np
 
 from src import dataset, faces, looks, pictures
 from src import predict_output as output
-from src.cli import SEED, command, parse
+from src.cli import SEED, command, parse, positive
 from src.dataset import CLASSES
 from src.errors import UserError, shown
 
 FAILED = 3
-
-
-def positive(kind):
-    """Return a function that reads a positive number of a kind, int or float, from an option."""
-
-    def read(text):
-        number = kind(text)
-        if not 0 < number < 1e9:
-            raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
-        return number
-
-    return read
 
 
 OPTIONS = {

@@ -21,6 +21,21 @@ def whole_number(text):
     return int(text)
 
 
+def positive(kind):
+    """Return a function for argparse that reads a positive number of a kind, int or float."""
+
+    def read(text):
+        try:
+            number = kind(text)
+        except ValueError:
+            number = 0
+        if not 0 < number < 1e9:
+            raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
+        return number
+
+    return read
+
+
 RESTART = {
     "--restart": {"action": "store_true", "help": "begin anew, where a training was stopped before"}
 }

@@ -18,7 +18,6 @@ from src.errors import UserError, shown
 from src.files import lock
 from src.settings import FILES, PROGRAM
 
-METRICS = results.FILES[2]
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60  # for a process that was asked to end
 # Or the first process on a GPU takes all of its memory, which several are to share.
@@ -59,11 +58,11 @@ def is_evaluated(run, found, evaluation):
 
     evaluation: the settings of that name, which it has to have had.
     """
-    last = found / results.FILES[-1]  # comes after the metrics
+    last = found / results.PREDICTIONS  # comes after the metrics
     if not (run_record.is_complete(run) and last.is_file()):
         return False
     try:
-        metrics = strict_json.read(found / METRICS)
+        metrics = strict_json.read(found / results.METRICS)
         own = metrics["training_complete"] and metrics["settings"]["evaluation"] == evaluation
     except (OSError, ValueError, LookupError, TypeError):
         return False  # damaged: the next evaluation mends it

@@ -114,10 +114,11 @@ def _data(settings):
 
 def _decisive(settings):
     """Return the settings that decide the value, flat: {name: value}."""
-    recipe = settings.recipe("check_rep")
+    setting = run_record.deciding(settings, "check_rep")
+    recipe = setting["recipe"]
     decisive = {key: settings.data[key] for key in ("source", "backbone_weights")}
-    decisive["target_size"] = settings.size
-    decisive.update({k: v for k, v in settings.runtime.items() if k not in run_record.NEUTRAL})
+    decisive["target_size"] = setting["target_size"]
+    decisive.update(setting["runtime"])
     decisive.update({f"check_rep seed {key}": v for key, v in (recipe["seeds"] or {}).items()})
     for number, stage in enumerate(recipe["stages"], start=1):
         decisive.update({f"check_rep stage {number} {key}": v for key, v in stage.items()})

@@ -19,11 +19,12 @@ from src import strict_json
 from src.errors import UserError, shown
 from src.files import replace_all
 from src.markdown import table
-from src.run_record import GOES_ON_FROM, NETWORKS
+from src.run_record import GOES_ON_FROM, HISTORY, NETWORKS, RECORD
 from src.settings import STAGE_DEFAULTS, Settings
 
 SPLITS = ("val", "test", "tta_test")
-FILES = ("settings.json", "history.csv", "metrics.json", "predictions.npz")
+METRICS, PREDICTIONS = "metrics.json", "predictions.npz"
+FILES = (RECORD, HISTORY, METRICS, PREDICTIONS)
 NOTES = (
     "Accuracy in %, mean ± standard deviation over the seeds. Best run: the highest test accuracy "
     "of the seeds, which is how the paper counts. Seconds: the epochs of one training, compiling "

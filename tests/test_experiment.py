@@ -56,7 +56,6 @@ else:
     (folder / "predictions.npz").write_text("")
 tell("ends")
 """
-TAUGHT = {"share": 0.7, "teachers": []}
 
 
 class Scripts:
@@ -103,7 +102,7 @@ def folder(tmp_path, settings_folder):
     """Settings with a recipe for ResNet34, and one for LHC that the ResNet34 of two seeds teach."""
     teachers = [str(tmp_path / "models" / f"seed{seed}" / "ResNet34") for seed in (1, 2)]
     stage = {"optimizer": "sgd", "learning_rate": 0.1, "batch_size": 8, "epochs": 1}
-    taught = dict(stage, distillation=dict(TAUGHT, teachers=teachers))
+    taught = dict(stage, distillation={"share": 0.7, "teachers": teachers})
     recipes = {"ResNet34": {"stages": [stage]}, "LHC": {"stages": [taught]}}
     return settings_folder(tmp_path, Modular=recipes)
 
