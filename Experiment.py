@@ -79,6 +79,7 @@ def main(argv=None):
             print(f"{'done' if job.is_done() else 'to do'}: {job.name}")
         return 0
     seconds = args.minutes and 60 * args.minutes
+    experiment.check_gpus(args.gpus)
     with experiment.held(args.settings, seeds):
         left = experiment.work(jobs, list(dict.fromkeys(args.gpus)), args.each, seconds)
     table = experiment.table(args.settings, networks, seeds)

@@ -3,14 +3,11 @@
 A student with teachers gives (B, 2, 7): its own probabilities, and the mean of its teachers'.
 """
 
-from pathlib import Path
-
 from src import backend as B
-from src import networks, packed, runs, weights
+from src import lineage, networks, packed, weights
 from src.backend import keras
 from src.dataset import CLASSES
 from src.errors import UserError
-from src.files import file_digest
 from src.settings import Settings
 
 
@@ -20,7 +17,7 @@ def teachers(stage, settings):
     Raises UserError where one is missing, damaged, or of another image size.
     """
     found = []
-    for path in teacher_files(stage):
+    for path in lineage.teacher_files(stage):
         arrays, architecture = _read(path)
         size = architecture.get("target_size")
         if size != settings.size:
@@ -36,22 +33,8 @@ def teachers(stage, settings):
     return found
 
 
-def teacher_files(stage):
-    """Return the file of each teacher that tells it from others.
-
-    It is a finished run's weights.h5, or the net.json of a net that Ship.py made, which holds the
-    digests of its weights.
-    """
-    named = stage["distillation"] or {"teachers": []}
-    folders = [Path(folder) for folder in named["teachers"]]
-    return [
-        folder / (packed.RECORD if (folder / packed.RECORD).is_file() else runs.WEIGHTS)
-        for folder in folders
-    ]
-
-
 def _read(path):
-    """Return ({"layer/variable": array}, architecture) of one of `teacher_files`."""
+    """Return ({"layer/variable": array}, architecture) of one of `lineage.teacher_files`."""
     if path.name == packed.RECORD:
         return packed.read(path.parent), packed.record(path.parent)["architecture"]
     if not path.is_file():
@@ -61,14 +44,6 @@ def _read(path):
         )
     arrays, architecture = weights.read_h5(path)
     return arrays, architecture or {}
-
-
-def digests(recipe):
-    """Return {path: SHA-256 of the file} of all teachers of a recipe, or None if it is missing."""
-    paths = {path for stage in recipe["stages"] for path in teacher_files(stage)}
-    return {
-        str(path): file_digest(path, "sha256") if path.is_file() else None for path in sorted(paths)
-    }
 
 
 class Teaching(keras.layers.Layer):

@@ -7,15 +7,16 @@ plan that was stopped goes on wherever the files are, on as many GPUs as there a
 
 import contextlib
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from src import interrupts, packed, results, run_record, strict_json
+from src import interrupts, lineage, nvidia, packed, results, run_record, strict_json
 from src.errors import UserError, shown
-from src.files import lock
+from src.files import file_digest, lock
 from src.settings import FILES, PROGRAM
 
 POLL_SECONDS = 0.5
@@ -81,9 +82,9 @@ def plan(settings, networks, seeds):
 
     Trainings of a network come before its evaluations, and those before the next network. Raises
     UserError where a run is needed that neither is there nor will be, or where one that is there
-    was trained with other settings.
+    was trained with other settings, or from a net or with teachers that were trained anew since.
     """
-    jobs = []
+    jobs, digest = [], functools.lru_cache(maxsize=None)(file_digest)
     for network in [name for name in run_record.NETWORKS if name in networks]:
         trainings, evaluations = [], []
         for seed in seeds:
@@ -93,7 +94,7 @@ def plan(settings, networks, seeds):
             trainings.append(_job(of, network, "Train", seed, run, None, needs))
             evaluations.append(_job(of, network, "Eval", seed, run, found, [run]))
             for name in filter(None, (run_record.GOES_ON_FROM.get(network), network)):
-                _check_settings(of, name, run.with_name(name))
+                _check_run(of, name, run.with_name(name), digest)
         jobs += trainings + evaluations
     _check_needs(jobs)
     return jobs
@@ -125,16 +126,15 @@ def _job(settings, network, kind, seed, run, found, needs):
 
 def _needs(settings, network):
     """Return the folders of the run that a training goes on from, and of its teachers."""
-    start = run_record.GOES_ON_FROM.get(network)
-    needs = [settings.path("models_folder") / start] if start else []
-    for stage in settings.recipe(network)["stages"]:
-        if stage["distillation"]:
-            needs += map(Path, stage["distillation"]["teachers"])
-    return needs
+    teachers = lineage.all_teacher_files(settings.recipe(network))
+    return [path.parent for path in lineage.start_files(settings, network) + teachers]
 
 
-def _check_settings(settings, network, run):
-    """Raise UserError where a run has its weights, but not from a training with these settings."""
+def _check_run(settings, network, run, digest):
+    """Raise UserError where a run has its weights, but is not what these settings and files give.
+
+    digest: `files.file_digest`, or one that knows the files already.
+    """
     if not (run / run_record.WEIGHTS).is_file():
         return
     elsewhere = f'name another "models_folder", or train it anew with {network}_Train.py'
@@ -143,14 +143,26 @@ def _check_settings(settings, network, run):
             f"{run}: found {run_record.WEIGHTS}, but no {run_record.RECORD} that tells how it was "
             f"trained: {elsewhere}"
         )
-    conditions = run_record.read(run).get("conditions")
-    then = conditions.get("setting") if isinstance(conditions, dict) else None
-    changes = run_record.changes(then, run_record.deciding(settings, network), "setting")
+    record = run_record.read(run)
+    conditions = record.get("conditions")
+    conditions = conditions if isinstance(conditions, dict) else {}
+    now = run_record.deciding(settings, network)
+    changes = run_record.changes(conditions.get("setting"), now, "setting")
     if changes:
         raise UserError(
             f"{run}: this training is complete, but was another ({run_record.told(changes)}): go "
             f"back to that, {elsewhere}"
         )
+    for then, files in (
+        (record.get("goes_on_from"), lineage.start_files(settings, network)),
+        (conditions.get("teachers"), lineage.all_teacher_files(settings.recipe(network))),
+    ):
+        if lineage.is_other(then, lineage.digests(files, digest)):
+            names = ", ".join(str(path.parent) for path in files)
+            raise UserError(
+                f"{run}: this training is complete, but what it was made from was another than is "
+                f"there now ({names}): bring that back, {elsewhere}"
+            )
 
 
 def _check_needs(jobs):
@@ -162,6 +174,18 @@ def _check_needs(jobs):
                     f"{job.name} needs {folder}, where no complete training is: add its network "
                     "and seed, or train it first"
                 )
+
+
+def check_gpus(numbers):
+    """Raise UserError where this machine has no GPU of one of these numbers, as far as it tells.
+
+    A script would then compute on the CPU, for days.
+    """
+    there = nvidia.ask("index")
+    missing = [] if there is None else [n for n in numbers if str(n) not in there]
+    if missing:
+        found = ", ".join(there) or "none"
+        raise UserError(f"--gpus {missing[0]}: no such GPU here, nvidia-smi tells of {found}")
 
 
 def work(jobs, gpus=(), each=1, seconds=None):

@@ -1,7 +1,5 @@
 """check_rep: does one epoch here give the paper's number, bit for bit? (REFERENCE.md section 7)"""
 
-import subprocess
-
 import numpy as np
 
 from src import (
@@ -10,6 +8,7 @@ from src import (
     evaluation,
     feeds,
     networks,
+    nvidia,
     run_record,
     runtime,
     training,
@@ -127,7 +126,8 @@ def _decisive(settings):
 
 def environment():
     """Return the versions, and the GPU driver where there is one."""
-    return dict(runtime.versions(), driver=_driver())
+    drivers = nvidia.ask("driver_version") or [None]
+    return dict(runtime.versions(), driver=drivers[0])
 
 
 def report(values, settings):
@@ -165,15 +165,6 @@ def report(values, settings):
     if identical:
         return IDENTICAL
     return REPEATABLE if repeatable else NOT_REPEATABLE
-
-
-def _driver():
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        output = subprocess.run(command, stdout=subprocess.PIPE, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None  # no NVIDIA driver here
-    return output.decode().split("\n")[0].strip()
 
 
 def _words(value):

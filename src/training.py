@@ -5,7 +5,7 @@ early stopping and its own best weights. A run leaves in Models/<name>/:
 
 * weights.h5: the best epoch of the last stage;
 * history.csv and history.png: one row an epoch;
-* settings.json: all settings, and the versions it ran with.
+* settings.json: all settings, the versions it ran with, and digests of what it was made from.
 
 Until it is complete it also has its state, from which it goes on after whatever stopped it; the
 folder is Models/<name>.unfinished/ then (src/runs.py).
@@ -28,8 +28,8 @@ from src import (
     board,
     descent,
     devices,
-    distillation,
     feeds,
+    lineage,
     plots,
     run_record,
     runs,
@@ -337,7 +337,10 @@ def enough_memory(batch, size):
 
 
 def _record(model, settings, name, opened):
-    """Return what a run tells about itself, in JSON; "conditions" decide its numbers."""
+    """Return what a run tells about itself, in JSON; "conditions" decide its numbers.
+
+    "goes_on_from" does too, by the weights at the start: it tells whose they were.
+    """
     found = versions()
     start = hashlib.sha256()
     for variable, array in weights.to_arrays(model).items():
@@ -349,10 +352,15 @@ def _record(model, settings, name, opened):
         "data": opened.digests,
         "weights at the start": {"sha256": start.hexdigest()},
     }
-    teachers = distillation.digests(settings.recipe(name))
+    teachers = lineage.all_teacher_files(settings.recipe(name))
     if teachers:
-        conditions["teachers"] = teachers
-    return {"settings": settings.resolved(), "versions": found, "conditions": conditions}
+        conditions["teachers"] = lineage.digests(teachers)
+    return {
+        "settings": settings.resolved(),
+        "versions": found,
+        "goes_on_from": lineage.digests(lineage.start_files(settings, name)),
+        "conditions": conditions,
+    }
 
 
 def write_history(path, rows):

@@ -203,7 +203,8 @@ def _image(arrays, architecture):
             group = file.create_group(layer)
             group.attrs["weight_names"] = [name.encode() for name in variables]
             for name, array in variables.items():
-                group.create_dataset(name, data=array)
+                # Without the times, the same weights are the same bytes.
+                group.create_dataset(name, data=array, track_times=False)
         file.flush()
         return file.id.get_file_image()
 

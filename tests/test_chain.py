@@ -25,6 +25,7 @@ import ResNet34_Eval
 import ResNet34_Train
 from src import dataset, networks, settings, weights
 from src.backend import keras
+from src.files import file_digest
 from tests.robustness import small
 
 COUNTS = {"train": [3, 2, 2, 2, 2, 2, 1], "val": [1] * 7, "test": [1] * 7}
@@ -170,6 +171,11 @@ def test_modular_protocol(chain):
     # check_rep is the first epoch of ResNet34_Train.
     loss = f"loss {float(chain.history('ResNet34')[0]['loss']):.4f}"
     assert any(loss in line for line in chain.printed["check_rep"])
+    # What each of them went on from.
+    for name, start in (("ResNet34", None), ("LHC", "ResNet34"), ("Controller", "LHC")):
+        record = json.loads((chain.root / "models" / name / "settings.json").read_text())
+        files = [chain.root / "models" / start / "weights.h5"] if start else []
+        assert record["goes_on_from"] == {str(path): file_digest(path, "sha256") for path in files}
     # The controller's training moved nothing but its scalars.
     plain, controlled = chain.weights("LHC"), chain.weights("Controller")
     scalars = sorted(set(controlled) - set(plain))

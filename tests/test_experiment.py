@@ -15,7 +15,7 @@ import pytest
 import Download_Data
 import ETL
 import Experiment
-from src import experiment, interrupts, run_record, settings
+from src import experiment, interrupts, nvidia, run_record, settings
 from tests.test_results import write_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +27,7 @@ STAND_IN = f"""
 import json, os, sys, time
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
-from src import run_record
+from src import lineage, run_record
 from src.cli import SEED, parse
 script = Path(__file__).name
 network, kind = script[: -len(".py")].rsplit("_", 1)
@@ -51,9 +51,12 @@ models, evaluated = (args.settings.path(k) / network for k in ("models_folder", 
 folder = models if kind == "Train" else evaluated
 folder.mkdir(parents=True, exist_ok=True)
 if kind == "Train":
-    (folder / "weights.h5").write_text("")
-    setting = run_record.deciding(args.settings, network)
-    record = {{"complete": True, "conditions": {{"setting": setting}}}}
+    (folder / "weights.h5").write_text(f"{{job}} of {{time.time()}}")
+    teachers = lineage.all_teacher_files(args.settings.recipe(network))
+    record = {{"complete": True, "conditions": {{
+        "setting": run_record.deciding(args.settings, network),
+        "teachers": lineage.digests(teachers)}}}}
+    record["goes_on_from"] = lineage.digests(lineage.start_files(args.settings, network))
     (folder / "settings.json").write_text(json.dumps(record))
 else:
     metrics = {{"training_complete": True, "settings": args.settings.resolved()}}
@@ -97,7 +100,8 @@ def program(tmp_path, monkeypatch):
 
 @pytest.fixture
 def scripts(program, monkeypatch):
-    """Those, and no table at the end: they leave no figures."""
+    """Those, no table at the end (they leave no figures), and nobody who tells of GPUs."""
+    monkeypatch.setattr(nvidia, "ask", lambda what: None)
     monkeypatch.setattr(experiment, "table", lambda *_: "")
     return program
 
@@ -199,6 +203,26 @@ def test_gpus_are_shared_out(scripts, folder, monkeypatch):
         assert max(map(places.count, places), default=0) <= 2
         most = max(most, len(running))
     assert used == {"0", "3"} and most == TOGETHER
+
+
+@pytest.mark.parametrize(
+    "answer, found", [("printf '0\\n1\\n'", "0, 1"), ("true", "none"), ("exit 9", None)]
+)
+def test_gpus_that_are_not_there_are_one_line(
+    program, folder, tmp_path, monkeypatch, capsys, answer, found
+):
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text(f"#!/bin/sh\n{answer}\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(experiment, "table", lambda *_: "")
+    code = run(folder, "--networks", "ResNet34", "--gpus", "1", "2")
+    if found is None:  # a driver that does not answer
+        assert code == 0 and {gpu for _, _, gpu, _ in program.told()} <= {"1", "2"}
+    else:
+        missing = 2 if "1" in found else 1
+        words = f"error: --gpus {missing}: no such GPU here, nvidia-smi tells of {found}\n"
+        assert code == 2 and capsys.readouterr().err == words and program.told() == []
 
 
 def test_one_at_a_time_has_the_gpu_to_itself(scripts, folder, monkeypatch):
@@ -357,6 +381,37 @@ def test_a_complete_run_of_other_settings_is_not_taken_for_this_one(
     expected = "was another (setting recipe stages 1 learning_rate: then 0.1, now 0.2)"
     assert expected in err and err.count("\n") == 1
     assert scripts.told() == []
+
+
+@pytest.mark.parametrize("seed", [1, 2], ids=["what it goes on from", "a teacher"])
+def test_a_run_of_what_was_trained_anew_is_not_taken_for_todays(scripts, folder, seed, capsys):
+    """Its table would mix nets that never met."""
+    words = ["--networks", "LHC", "--seeds", "1"]
+    assert run(folder, "--seeds", "1", "2") == 0
+    models = folder.parent / "models"
+    trained_anew = models / f"seed{seed}" / "ResNet34" / "weights.h5"
+    before = trained_anew.read_text()
+    trained_anew.write_text("other weights")
+    scripts.told()
+    assert run(folder, *words) == 2
+    err = capsys.readouterr().err
+    own = models / "seed1"
+    assert err.startswith(f"error: {own / 'LHC'}: this training is complete, but what it was made")
+    assert str(trained_anew.parent) in err and "LHC_Train.py" in err and err.count("\n") == 1
+    trained_anew.write_text(before)
+    assert run(folder, *words) == 0 and scripts.told() == []
+
+
+@pytest.mark.parametrize("kept", [{}, {"goes_on_from": [1]}, {"goes_on_from": {"a": None}}])
+def test_of_older_runs_nothing_is_known(scripts, folder, kept):
+    """They did not write down what they were made from."""
+    assert run(folder, "--seeds", "1", "2") == 0
+    path = folder.parent / "models" / "seed1" / "LHC" / "settings.json"
+    record = json.loads(path.read_text())
+    setting = record["conditions"]["setting"]
+    path.write_text(json.dumps({"complete": True, "conditions": {"setting": setting}, **kept}))
+    (folder.parent / "models" / "seed1" / "ResNet34" / "weights.h5").write_text("other")
+    assert run(folder, "--networks", "LHC", "--seeds", "1", "--plan") == 0
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"complete": false}', None])
