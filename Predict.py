@@ -24,6 +24,7 @@ Expected result:
     photo.jpg  214 x 214 at 97, 61  Happiness        93.1 %  Neutral 4.2 %
 """
 
+import itertools
 import sys
 from functools import partial
 from pathlib import Path
@@ -188,9 +189,8 @@ def watch(args, network, detect, tell):
     from src import predict
 
     classify, read = predict.at_once(network, args.settings), []
-    for number, (seconds, image) in enumerate(faces.frames(args.webcam)):
-        if number == args.frames:
-            break
+    frames = itertools.islice(faces.frames(args.webcam), args.frames)
+    for number, (seconds, image) in enumerate(frames):
         seen = looks.look("camera", seconds, image, detect)
         rows = list(classify(np.stack(seen.faces))) if seen.faces else []
         for line in output.lines(seen, rows):

@@ -4,6 +4,7 @@ What lies there is run as it is. So that settings from somebody else can't name 
 to run, everything is kept in a subfolder whose name only this user's home knows.
 """
 
+import functools
 import os
 import re
 import secrets
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 from src import backend
+from src.files import replace
 
 NAME = "lhc-net-compiled"  # of the file in the user's cache folder
 
@@ -40,11 +42,10 @@ def _secret():
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     home.mkdir(parents=True, exist_ok=True)
     path = home / NAME
-    try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    if not path.exists():
+        private = functools.partial(os.open, mode=0o600)
+        with replace(path) as part, open(part, "w", opener=private) as file:
             file.write(secrets.token_hex(16))
-    except FileExistsError:
-        pass
     secret = path.read_text(errors="replace")
     if not re.fullmatch("[0-9a-f]{32}", secret):
         raise OSError(f"{path}: expected 32 digits; remove it")

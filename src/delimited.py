@@ -44,7 +44,9 @@ def header(path):
     with lines(path) as numbered:
         number, line = next(numbered, (1, ""))
     separator = max(SEPARATORS, key=line.count)
-    line = without_quotes(line.rstrip("\n"), separator)
+    line = line.rstrip("\n")
+    with contextlib.suppress(ValueError):  # no header of ours has quotes that lead nowhere
+        line = without_quotes(line, separator)
     return number, line.split(separator) if line else [], separator
 
 

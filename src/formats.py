@@ -14,7 +14,6 @@ Memory holds little more than the uint8 images (66 MB for the 28,709 training im
 
 import re
 import warnings
-from itertools import islice
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -106,7 +105,9 @@ def read(path, limit=None):
     with delimited.lines(path) as lines, warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)  # older NumPy's word for unparsed text
         next(lines)
-        for number, line in islice(lines, limit):
+        for number, line in lines:
+            if limit is not None and sum(map(len, labels.values())) >= limit:
+                break
             try:
                 label, text, usage = fields(found, line)
                 if not (label.strip() or usage.strip() or text.strip(BLANK)):

@@ -1,5 +1,6 @@
 """Faces in files: pictures and videos are read, and what is seen in each is kept."""
 
+import itertools
 from collections import namedtuple
 
 from src import faces, pictures
@@ -25,10 +26,7 @@ def images(path, every, limit):
     if path.suffix.lower() not in faces.VIDEOS:
         yield None, pictures.read(path)
         return
-    for number, found in enumerate(faces.frames(path, every)):
-        if number == limit:
-            return
-        yield found
+    yield from itertools.islice(faces.frames(path, every), limit)
 
 
 def look(file, seconds, image, detect):

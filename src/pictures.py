@@ -36,7 +36,7 @@ def find(words, endings, failed, lines=None):
             listed = [os.fsdecode(line.rstrip(b"\r\n")) for line in lines]
             inner = [line for line in listed if line.strip() and line != "-"]
             paths += find(inner, endings, failed)
-        elif Path(word).is_dir():
+        elif os.path.isdir(word):  # of a name that cannot be one: False
             try:
                 files = _files(Path(word), endings)
             except OSError as error:

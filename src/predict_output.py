@@ -14,7 +14,7 @@ from PIL import ImageDraw, ImageFont
 from src import looks
 from src.dataset import CLASSES
 from src.errors import UserError, shown
-from src.files import replace
+from src.files import replace, write_file
 
 HEAD = ("file", "face", "expression", "probability", "second")
 COLUMNS = ("file", "seconds", "x", "y", "width", "height", "expression", "probability", *CLASSES)
@@ -111,11 +111,12 @@ def as_csv(read):
 def write(content, path):
     """Write bytes to a file, which appears whole or not at all, or to the standard output (`-`)."""
     if path == "-":
+        if hasattr(sys.stdout, "reconfigure"):  # a program reads it, whatever people's encoding is
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")
         sys.stdout.write(content.decode())
         return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with replace(path) as part, open(part, "wb") as file:
-        file.write(content)
+    write_file(path, content)
 
 
 def keep_pictures(target, paths):

@@ -1,6 +1,8 @@
 """What JAX has compiled is kept where only this user's programs look for it."""
 
 import os
+import secrets
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +27,8 @@ def told(tmp_path, monkeypatch):
 def test_the_subfolder_is_the_users_own(told, tmp_path, monkeypatch):
     compiled.keep_in(tmp_path / "Compiled")
     first = told["jax_compilation_cache_dir"]
+    if os.name == "posix":
+        assert stat.S_IMODE((tmp_path / "home" / compiled.NAME).stat().st_mode) == 0o600
     (own,) = (tmp_path / "Compiled").iterdir()
     assert str(own.resolve()) == first and own.stat().st_mode & 0o77 == 0
     compiled.keep_in(tmp_path / "Compiled")
@@ -83,3 +87,18 @@ def test_a_second_start_compiles_nothing(tmp_path):
         found.append([int(word) for word in told.split()])
     (none, missed), (hit, again) = found
     assert none == 0 and missed > 1 and (hit, again) == (missed, 0)
+
+
+def test_a_name_is_whole_or_not_there(told, tmp_path, monkeypatch):
+    """Or the next start would find an empty one, and keep nothing for ever."""
+    make = secrets.token_hex
+
+    def full(count):
+        if count == 16:
+            raise OSError("no room")
+        return make(count)
+
+    monkeypatch.setattr(secrets, "token_hex", full)
+    compiled.keep_in(tmp_path / "Compiled")
+    assert told == {} and list((tmp_path / "home").iterdir()) == []
+    monkeypatch.undo()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src import faces, sample
+from src import faces, looks, sample
 from src.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -176,3 +176,10 @@ def test_a_video_that_is_none(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(UserError, match="gets no picture"):
         next(faces.frames(tmp_path / "text.mp4"))
+
+
+def test_no_more_of_a_video_is_read_than_is_asked_for(monkeypatch):
+    pulled = []
+    monkeypatch.setattr(faces, "frames", lambda *_: map(pulled.append, range(9)))
+    assert len(list(looks.images(Path("a.mp4"), 1, 2))) == 2 and pulled == [0, 1]
+    assert len(list(looks.images(Path("a.mp4"), 1, None))) == 9

@@ -268,3 +268,21 @@ def test_names_of_classes(name, label):
 )
 def test_names_of_splits(name, split):
     assert split_of(name) == split
+
+
+def test_a_binary_file_is_no_table(tmp_path):
+    path = tmp_path / "fer2013.csv"
+    path.write_bytes(b'"\0\1,"x\n' * 3)
+    with pytest.raises(UserError, match="expected the header"):
+        formats.layout(path)
+
+
+def test_a_limit_counts_the_rows_that_hold_something(tmp_path):
+    path = tmp_path / "fer2013.csv"
+    empty = [["", "", ""], [" ", '""', ""]]
+    path.write_text(table(["", *HEADER], [["1", *row] for row in empty + ROWS]))
+    found = formats.read(path, 2)
+    assert {split: labels.tolist() for split, (_, labels) in found.items()} == {
+        "train": [3],
+        "val": [0],
+    }

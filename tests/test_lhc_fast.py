@@ -1,5 +1,8 @@
 """LHC's fast numerics give what the reference's give, gradients too, weights being named alike."""
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -248,3 +251,14 @@ def test_pool_kernels_where_they_serve(monkeypatch):
         assert chosen() == serves
     assert chosen(images=None) and not chosen(channels=24) and not chosen(size=2)
     assert chosen(images=256, length=256) and not chosen(images=256, length=257)  # int32
+
+
+@pytest.mark.skipif(backend.NAME != "jax", reason="the kernels are JAX's")
+def test_windows_needs_no_compiler_for_kernels():
+    """JAX comes without it there."""
+    code = (
+        "import sys; from src import backend; sys.platform = 'win32'; "
+        "sys.modules['jax.experimental.pallas.triton'] = None; from src import networks"
+    )
+    root = str(Path(backend.__file__).parent.parent)
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)

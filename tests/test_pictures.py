@@ -142,3 +142,11 @@ def test_paths_that_words_stand_for(tmp_path):
 def test_suffixes():
     assert {".jpg", ".jpeg", ".png", ".gif", ".tif", ".webp"} <= pictures.suffixes()
     assert not {".eps", ".pdf", ".h5", ".mpg"} & pictures.suffixes()
+
+
+def test_a_name_that_cannot_be_one_is_left_to_the_reading(save):
+    path = save("a.png", Image.fromarray(GREY))
+    failed = []
+    words = ["x" * 5000, str(path)]
+    found = pictures.find(words, [".png"], lambda *what: failed.append(what))
+    assert list(map(str, found)) == words and failed == []

@@ -3,7 +3,10 @@
 import csv
 import io
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -321,3 +324,12 @@ def test_names_do_not_steer_the_terminal():
 
 def test_equal_probabilities_name_the_first():
     assert output.best(np.array([0.1, 0.3, 0.3, 0.3], np.float32)) == (1, 2)
+
+
+def test_a_program_reads_utf8_whatever_peoples_encoding_is():
+    code = "from src import predict_output; predict_output.write('\u65e5\\n'.encode(), '-')"
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    words = [sys.executable, "-c", code]
+    root = Path(output.__file__).parent.parent
+    told = subprocess.run(words, env=environment, cwd=str(root), stdout=subprocess.PIPE, check=True)
+    assert told.stdout == "\u65e5\n".encode()

@@ -598,3 +598,21 @@ def write_example():
 
 if __name__ == "__main__":
     write_example()
+
+
+def test_a_checkout_may_have_any_name(tmp_path, monkeypatch):
+    """A colon would part the names of a path from each other."""
+    checkout = tmp_path / f"my{os.pathsep}checkout"
+    checkout.mkdir()
+    (checkout / "src").symlink_to(Path(weights.__file__).parent, target_is_directory=True)
+    weights.save(
+        keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1, name="d")]),
+        tmp_path / "w.h5",
+        {"network": "x", "target_size": 2},
+    )
+    root = Path(weights.__file__).parent.parent
+    others = [path for path in sys.path if path and Path(path).resolve() != root]
+    monkeypatch.setattr(sys, "path", [str(checkout), *others])
+    monkeypatch.chdir(tmp_path)
+    arrays, _ = weights.read_h5(tmp_path / "w.h5")
+    assert set(arrays) == {"d/kernel", "d/bias"}

@@ -6,11 +6,13 @@ compute the same.
 """
 
 import math
+import sys
 
 from src import backend as B
 from src import devices
 
-if B.NAME == "jax":
+# JAX for Windows has no compiler for kernels, and computes on the CPU alone.
+if B.NAME == "jax" and sys.platform != "win32":
     from src.fast.attention_blocks import attend_blocks
     from src.fast.attention_whole import attend_whole
     from src.fast.pool_kernels import average_pool, pools
