@@ -18,7 +18,7 @@ import json
 import sys
 
 from src.cli import command, settings_from
-from src.files import lock, remove_left, replace
+from src.files import lock, remove_left, write_file
 
 
 @command
@@ -35,8 +35,7 @@ def main(argv=None):
     print(report(record), flush=True)
     with lock(folder / "data.lock", f"{folder} is being written"):
         remove_left(folder)
-        with replace(folder / "audit.json") as part, open(part, "wb") as file:
-            file.write((json.dumps(record, indent=1) + "\n").encode())
+        write_file(folder / "audit.json", (json.dumps(record, indent=1) + "\n").encode())
         picture = folder / "audit.png"
         with plots.warning(picture):
             title = "Pictures that are there more than once, those under most labels first"

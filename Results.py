@@ -51,8 +51,7 @@ def main(argv=None):
     if args.collect:
         for target in results.collect(args.settings, args.collect, folder):
             print(f"Collected: {target}")
-        if (folder / results_pages.COUNTS).exists():  # of the runs before
-            (folder / results_pages.COUNTS).unlink()
+        (folder / results_pages.COUNTS).unlink(missing_ok=True)  # of the runs before
     groups = results.read(folder)
     results_pages.count(folder, groups, args.settings)
     curves = {" ".join(group): [r.history for r in runs.values()] for group, runs in groups.items()}

@@ -49,7 +49,7 @@ def main(argv=None):
     from src import networks, predict_nets, runtime, shipping
 
     if args.card:
-        packed.write_card(args.to, shipping.card(packed.record(args.to)))
+        shipping.write_card(args.to)
         return 0
     settings = args.settings.changed(runtime={"precision": "float32"})
     runtime.prepare(settings)

@@ -20,12 +20,11 @@ weights, where they are not there yet.
 
 import sys
 
-from src.cli import command, parse
-from src.errors import UserError
+from src.cli import command, parse, positive
 
 REPEAT = {
     "metavar": "N",
-    "type": int,
+    "type": positive(int),
     "nargs": "?",
     "const": 2,
     "default": 1,
@@ -36,8 +35,6 @@ REPEAT = {
 @command(bad_input=3, fault=4)
 def main(argv=None):
     args = parse(argv, __doc__, {"--repeat": REPEAT})
-    if args.repeat < 1:
-        raise UserError(f"--repeat: found {args.repeat}, allowed: whole numbers from 1")
 
     # TensorFlow starts here, in seconds.
     from src import replicability, runtime

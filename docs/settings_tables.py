@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from src import settings  # noqa: E402
-from src.files import replace  # noqa: E402
+from src.files import write_file  # noqa: E402
 from src.markdown import between, table  # noqa: E402
 
 BEGIN = "<!-- made by settings_tables.py: begin -->"
@@ -117,8 +117,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     for path, text in pages().items():
-        with replace(path) as part, open(part, "wb") as file:
-            file.write(text.encode())
+        write_file(path, text.encode())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The package of LHC-Net's scripts; README.md lists its modules."""
+"""The package of LHC-Net's scripts; docs/tree.md lists its modules."""
 
 import os
 import sys

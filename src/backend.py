@@ -370,30 +370,49 @@ def predictor(model):
     return lambda inputs: step([[variable.value for variable in part] for part in groups], inputs)
 
 
-def map_gradients(model, layers, head, images, score):
-    """Return [d score / d map] of the maps that `layers` of a model make, NumPy arrays.
+def map_gradients(model, layers, head, score):
+    """Return a function that tells what `layers` of a model make of images, and how it counts.
 
-    images: (B, H, W, 3). score: function that makes a scalar of what the layer `head` gets. Raises
-    UserError on PyTorch.
+    It takes images (B, H, W, 3) and returns NumPy arrays: [map that each layer gets], [map that it
+    makes], [d score / d that one]. score: function that makes a scalar of what the layer `head`
+    gets. Raises UserError on PyTorch.
     """
-    tapped = keras.Model(model.input, [*(layer.output for layer in layers), head.input])
+    before, after = ([getattr(layer, end) for layer in layers] for end in ("input", "output"))
+    tapped = keras.Model(model.input, [*before, *after, head.input])
     if NAME == "tensorflow":
         import tensorflow
 
-        images = convert(images)
-        with tensorflow.GradientTape() as tape:
-            tape.watch(images)  # where layers are frozen, their variables watch nothing
-            *maps, last = tapped(images, training=False)
-            value = score(last)
-        return [to_numpy(gradient) for gradient in tape.gradient(value, maps)]
-    if NAME == "jax":
+        def maps_and_gradients(images):
+            images = convert(images)
+            with tensorflow.GradientTape() as tape:
+                tape.watch(images)  # where layers are frozen, their variables watch nothing
+                *maps, last = tapped(images, training=False)
+                value = score(last)
+            made = maps[len(layers) :]
+            return maps, tape.gradient(value, made)
+
+    elif NAME == "jax":
         import jax
 
-        *maps, _ = predictor(tapped)(images)
-        ends = [keras.Model(layer.output, head.input) for layer in layers]
+        run = predictor(tapped)
+        ends = [keras.Model(end, head.input) for end in after]
         steps = [jax.grad(lambda x, end=end: score(end(x, training=False))) for end in ends]
-        return [to_numpy(step(part)) for step, part in zip(steps, maps)]
-    raise UserError("gradients of maps need TensorFlow or JAX, found PyTorch: see KERAS_BACKEND")
+
+        def maps_and_gradients(images):
+            *maps, _ = run(images)
+            return maps, [step(made) for step, made in zip(steps, maps[len(layers) :])]
+
+    else:
+        raise UserError(
+            "gradients of maps need TensorFlow or JAX, found PyTorch: see KERAS_BACKEND"
+        )
+
+    def told(images):
+        maps, gradients = maps_and_gradients(images)
+        maps = list(map(to_numpy, maps))
+        return maps[: len(layers)], maps[len(layers) :], list(map(to_numpy, gradients))
+
+    return told
 
 
 def keep_python_random(build):

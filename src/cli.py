@@ -11,6 +11,9 @@ from src.errors import UserError, is_out_of_memory
 from src.interrupts import MESSAGE
 from src.settings import LARGEST_SEED, load
 
+LARGEST = 10**9  # from where on a positive number is none of ours
+WORDS = {int: "whole number", float: "number"}
+
 
 def whole_number(text):
     """Return a number from 0 on, for argparse; the settings' largest seed is the limit."""
@@ -29,8 +32,10 @@ def positive(kind):
             number = kind(text)
         except ValueError:
             number = 0
-        if not 0 < number < 1e9:
-            raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
+        if not 0 < number < LARGEST:
+            raise argparse.ArgumentTypeError(
+                f"found {text}, expected a {WORDS[kind]} above 0 and below {LARGEST}"
+            )
         return number
 
     return read

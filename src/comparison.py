@@ -78,7 +78,7 @@ def differences(couples, split):
 
 
 def answers(groups):
-    """Return a paragraph on the recipes that trained on with LHC and without: does it help?"""
+    """Return [a paragraph on the recipes that trained on with LHC and without], [] without any."""
     found = pairs(groups)
     recipes = [b[0] for b, a in found if (b[1], a[1]) == ("LHC", "Control")]
     if not recipes:

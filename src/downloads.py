@@ -32,7 +32,6 @@ CHUNK = 1 << 16
 LARGEST = 1 << 28  # bytes; the ImageNet file has 85 MB
 SLOWEST = 10_000  # bytes a second: what is slower, over all of the largest file, is given up
 LEAST_PATIENCE = 60  # seconds, for the smallest file
-LONGEST_NOTE = 1 << 16  # bytes of a `.part.json`
 HOPS = 10  # redirections in a row
 
 
@@ -325,5 +324,4 @@ def _remember(part, url, response, total):
 
 def _discard(part):
     for path in (part, _note(part)):
-        if path.exists():
-            path.unlink()
+        path.unlink(missing_ok=True)

@@ -1,5 +1,7 @@
 """The exceptions a user is meant to see, and what they may show; and what any line may raise."""
 
+import contextlib
+
 
 class UserError(Exception):
     """Bad input, told in one line: what, where, what was expected, what was found, what to do.
@@ -18,6 +20,22 @@ def is_out_of_memory(error):
     return bool(names & {"MemoryError", "ResourceExhaustedError", "OutOfMemoryError"}) or (
         "RESOURCE_EXHAUSTED" in str(error)
     )
+
+
+@contextlib.contextmanager
+def enough_memory(batch, size):
+    """Tell in a UserError which `batch`, at which image `size`, the memory was not enough for."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(
+            f"{batch} at target_size {size} needs more memory than there is ({reason}): lower one"
+        ) from None
 
 
 def shown(value):

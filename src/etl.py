@@ -18,7 +18,7 @@ from simplejpeg import encode_jpeg
 from src import strict_json
 from src.dataset import CLASSES, csv_path, load
 from src.errors import UserError
-from src.files import file_digest, lock, remove_left, replace, replace_all
+from src.files import file_digest, lock, remove_left, replace_all, write_file
 from src.pixels import enlarge, floored_rgb
 from src.progress import progress_bar
 
@@ -161,8 +161,7 @@ def _prepare(folder, note):
     for path in present - kept:
         os.remove(path)
     if before != note:
-        with replace(folder / NOTE) as part, open(part, "w") as file:
-            file.write(json.dumps(note, indent=1) + "\n")
+        write_file(folder / NOTE, (json.dumps(note, indent=1) + "\n").encode())
     return kept
 
 

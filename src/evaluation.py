@@ -17,14 +17,13 @@ from sklearn.metrics import accuracy_score, classification_report
 from src import audit, backend, dataset, devices, page, plots, runtime, tta
 from src.backend import keras
 from src.dataset import CLASSES
-from src.errors import UserError
+from src.errors import UserError, enough_memory
 from src.etl import SUBFOLDER, check_matches
-from src.files import lock, remove_left, replace
+from src.files import lock, remove_left, replace, write_file
 from src.generator import check_images, list_images, read_grey
 from src.pixels import enlarge, rgb
 from src.prefetch import one_ahead, prefetch
 from src.progress import progress_bar
-from src.training import enough_memory
 
 # Accuracy in % on the test split, as published (REFERENCE.md section 10).
 PAPER = {
@@ -93,27 +92,18 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True, 
             _print("Train Loss", metrics["train"]["loss"])
             _print("Train Perf", metrics["train"]["accuracy"])
 
-        batches = image_batches(val_images, settings)
-        val_probabilities = predict(predictor, batches, len(val_images), "val")
+        val_probabilities = predict_images(predictor, val_images, settings, "val")
         metrics["val"] = _measure(val_labels, val_probabilities)
         _print("Val Perf", metrics["val"]["accuracy"])
 
-        batches = image_batches(test_images, settings)
-        test_probabilities = predict(predictor, batches, len(test_images), "test")
+        test_probabilities = predict_images(predictor, test_images, settings, "test")
         metrics["test"] = _measure(test_labels, test_probabilities)
         _print("Test Perf", metrics["test"]["accuracy"])
         _print("Test Pred Repeated", metrics["test"]["repeated"])
 
         tested = {"test": test_probabilities}
         if augmented:
-            batches = image_batches(test_images, settings)
-            tested["tta_test"] = tta.average(
-                devices.predictor(tta.with_view(model, settings.size)),
-                tta.table(tta.descriptions(settings.evaluation), settings.size),
-                tta.view_weights(settings.evaluation),
-                batches,
-                len(test_images),
-            )
+            tested["tta_test"] = predict_augmented(model, test_images, settings)
             metrics["tta_test"] = _measure(test_labels, tested["tta_test"])
             _print("TTA Test Perf", metrics["tta_test"]["accuracy"])
             _print("TTA Test Pred Repeated", metrics["tta_test"]["repeated"])
@@ -150,12 +140,10 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True, 
     percent = 100 * metrics[shown]["accuracy"]
     with lock(folder / "results.lock", f"{folder} is being written", wait=True):
         remove_left(folder)
-        with replace(folder / "metrics.json") as part, open(part, "wb") as file:
-            file.write((json.dumps(record, indent=4) + "\n").encode())
+        write_file(folder / "metrics.json", (json.dumps(record, indent=4) + "\n").encode())
         with replace(folder / "predictions.npz") as part, open(part, "wb") as file:
             np.savez_compressed(file, **arrays)
-        with replace(folder / "report.txt") as part, open(part, "wb") as file:
-            file.write(report.encode())
+        write_file(folder / "report.txt", report.encode())
         picture = folder / "confusion_matrix.png"
         with plots.warning(picture):
             plots.confusion_matrix(
@@ -170,8 +158,8 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True, 
         if augmented:
             with plots.warning(written):
                 page.write(written, name, record, training, test_images, test_labels, tested)
-        elif written.exists():
-            written.unlink()  # it tells of the evaluation before
+        else:
+            written.unlink(missing_ok=True)  # it tells of the evaluation before
     print(f"data: {told}", file=sys.stderr)  # the lines on stdout are the original's
     print(f"Pictures and reports: {folder}", flush=True)
     return metrics
@@ -180,8 +168,8 @@ def evaluate(model, settings, name, title="LHC_Net", train=True, complete=True, 
 def predict(predictor, batches, count, name):
     """Return probabilities float32 (N, classes) of grey `batches`, float32 (B, S, S) each.
 
-    predictor: from `backend.predictor`. count: number of images, name: of the split; both for the
-    progress bar.
+    predictor: function (B, S, S, 3) -> (B, classes), as `devices.predictor` makes one. count:
+    number of images, name: of the split; both for the progress bar.
     """
     results = (predictor(rgb(grey)) for grey in batches)
     probabilities = []
@@ -190,6 +178,23 @@ def predict(predictor, batches, count, name):
             probabilities.append(backend.to_numpy(result))
             bar.update(len(result))
     return np.concatenate(probabilities)
+
+
+def predict_images(predictor, images, settings, name):
+    """Return probabilities float32 (N, classes) of images uint8 (N, 48, 48); else as `predict`."""
+    return predict(predictor, image_batches(images, settings), len(images), name)
+
+
+def predict_augmented(model, images, settings):
+    """Return the mean probabilities float32 (N, classes) of images uint8 (N, 48, 48) over the views
+    of test-time augmentation (REFERENCE.md section 8)."""
+    return tta.average(
+        devices.predictor(tta.with_view(model, settings.size)),
+        tta.table(tta.descriptions(settings.evaluation), settings.size),
+        tta.view_weights(settings.evaluation),
+        image_batches(images, settings),
+        len(images),
+    )
 
 
 def image_batches(images, settings):

@@ -181,7 +181,7 @@ def check_gpus(numbers):
 
     A script would then compute on the CPU, for days.
     """
-    there = nvidia.ask("index")
+    there = nvidia.ask("index") if numbers else None
     missing = [] if there is None else [n for n in numbers if str(n) not in there]
     if missing:
         found = ", ".join(there) or "none"
@@ -211,7 +211,7 @@ def work(jobs, gpus=(), each=1, seconds=None):
             for entry in [entry for entry in running if entry[2].poll() is not None]:
                 running.remove(entry)
                 interrupts.children.remove(entry[2])
-                _tell_end(*entry)
+                _tell_end(entry[0], *entry[2:])
     finally:  # the time is up, or a log cannot be written
         _stop(running)
     return [job for job in left if not job.is_done()]
@@ -247,7 +247,7 @@ def _start(job, place, each):
     return process
 
 
-def _tell_end(job, place, process, begun):
+def _tell_end(job, process, begun):
     took = f"{time.monotonic() - begun:.0f} s"
     words = f"done in {took}"
     if process.returncode or not job.is_done():

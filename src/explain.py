@@ -10,7 +10,6 @@ from collections import namedtuple
 import numpy as np
 
 from src import backend as B
-from src.backend import keras
 from src.errors import UserError
 from src.lhc import LHC
 from src.pixels import enlarge, rgb
@@ -41,7 +40,8 @@ def explain(network, size, faces, target=None):
     target = int(probabilities.argmax()) if target is None else target
     without = [_without(run, module, size, faces)[target] for module in modules]
     weights = [len(part) / len(faces) for part in _batches(faces)]
-    parts = [_batch(network, modules, _input(part, size), target) for part in _batches(faces)]
+    told = _maps_and_gradients(network, modules, target)  # one for all batches too
+    parts = [_batch(modules, *told(_input(part, size))) for part in _batches(faces)]
 
     def mean(values):
         return sum(weight * value for weight, value in zip(weights, values))
@@ -78,18 +78,22 @@ def _without(run, module, size, faces):
             variable.assign(array)
 
 
-def _batch(network, modules, images, target):
-    """Return, of each module, the means over a batch: attention, added, strength, evidence."""
-    taps = [tensor for module in modules for tensor in (module.input, module.output)]
-    maps = [B.to_numpy(part) for part in B.predictor(keras.Model(network.input, taps))(images)]
-    before, after = maps[::2], maps[1::2]
+def _maps_and_gradients(network, modules, target):
+    """Return `backend.map_gradients` of the modules, by the score of the class `target`."""
     head = network.get_layer("fc3")
 
     def score(last):
         """What goes into the softmax: of a sure net, its own gradient would be 0."""
         return B.sum(B.matmul(B.cast(last, "float32"), B.convert(head.kernel))[:, target])
 
-    gradients = B.map_gradients(network, modules, head, images, score)
+    return B.map_gradients(network, modules, head, score)
+
+
+def _batch(modules, before, after, gradients):
+    """Return, of each module, the means over a batch: attention, added, strength, evidence.
+
+    before, after: [map (B, H, W, C)] that each module gets and makes. gradients: by the latter.
+    """
     return [
         (_attention(module, x), *_added(x, y), _evidence(y, gradient))
         for module, x, y, gradient in zip(modules, before, after, gradients)

@@ -187,7 +187,7 @@ def export(network, settings, name, format_name, path, shown):
 def _compare_probabilities(run, settings, format_name, given, expected):
     """Return in words how far `run` is from what Keras says of the first Pictures."""
     images, expected = given.images[:COMPARED], expected[:COMPARED]
-    found = _probabilities(run, settings, images, format_name)
+    found = evaluation.predict_images(run, images, settings, format_name)
     difference = float(np.abs(found - expected).max())
     if not difference <= LARGEST_DIFFERENCE:  # nor a NaN
         raise UserError(
@@ -199,7 +199,7 @@ def _compare_probabilities(run, settings, format_name, given, expected):
 
 def _compare_classes(run, settings, format_name, given, expected):
     """Return in words how often `run` is as right of the Pictures as Keras is."""
-    found = _probabilities(run, settings, given.images, format_name).argmax(axis=1)
+    found = evaluation.predict_images(run, given.images, settings, format_name).argmax(axis=1)
     expected = expected.argmax(axis=1)
     right, wanted = (float((rows == given.labels).mean()) for rows in (found, expected))
     if wanted - right > max(LARGEST_LOSS, 1.001 / len(found)):
@@ -209,10 +209,6 @@ def _compare_classes(run, settings, format_name, given, expected):
         )
     alike = float((found == expected).mean())
     return f"{100 * (right - wanted):+.2f} points, {100 * alike:.1f} % alike"
-
-
-def _probabilities(run, settings, images, name):
-    return evaluation.predict(run, evaluation.image_batches(images, settings), len(images), name)
 
 
 def latency(run, network, image):

@@ -11,6 +11,8 @@ import time
 
 from src.errors import UserError
 
+# What systems put into folders that somebody looks at, in lower case.
+SYSTEMS = ("thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store")
 PART = re.compile(r".+\.\d+-[0-9a-f]{8}\.part")  # the name of what `replace` writes first
 HOLDER = re.compile(r"(\n(\d+ \(.*\)\n)?)?")  # what a lock file holds
 _open = set()  # the parts that are being written
@@ -29,6 +31,12 @@ def replace(path, sync=True):
     """
     with replace_all([path], sync) as (part,):
         yield part
+
+
+def write_file(path, content):
+    """Write the bytes `content` to a file, which appears whole or not at all, as with `replace`."""
+    with replace(path) as part, open(part, "wb") as file:
+        file.write(content)
 
 
 @contextlib.contextmanager
@@ -94,9 +102,12 @@ def replace_folder(path):
 
 def remove_left(folder):
     """Remove what killed processes were writing in a folder, which nobody else may write to now."""
-    for name in os.listdir(folder):
-        if PART.fullmatch(name):
-            os.remove(os.path.join(folder, name))
+    for name in filter(PART.fullmatch, os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            os.remove(path)
 
 
 def remove_parts():

@@ -15,12 +15,13 @@ import numpy as np
 from PIL import Image
 
 from src.errors import UserError, shown
+from src.files import SYSTEMS
 from src.names import CLASSES, SIZE, label_of, split_of
 
 FORMATS = ("JPEG", "PNG", "BMP")  # no others: Pillow would have Ghostscript run an EPS file
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # those of 8 bits
-SYSTEMS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx")
+ARCHIVES = ("__macosx",)  # what they add
 OFFICIAL = re.compile("(Training|PublicTest|PrivateTest)_", re.IGNORECASE)
 
 
@@ -68,7 +69,7 @@ def hold_pictures(folder):
 
 def is_own(name):
     """Return whether a file or folder is the user's: neither hidden nor the system's."""
-    return not name.startswith(".") and name.lower() not in SYSTEMS
+    return not name.startswith(".") and name.lower() not in SYSTEMS + ARCHIVES
 
 
 def _walk(folder):

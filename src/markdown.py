@@ -23,7 +23,13 @@ def words(value):
 
 
 def between(text, begin, end, parts):
-    """Return a page's text with `parts` in the place of what was between the marks."""
-    before, rest = text.split(begin)
-    after = rest.split(end)[1]
+    """Return a page's text with `parts` in the place of what was between the marks.
+
+    Raises ValueError unless it has each of them once, in this order.
+    """
+    pieces = text.split(begin)
+    pieces[1:] = pieces[1].split(end) if len(pieces) == 2 else []
+    if len(pieces) != 3:
+        raise ValueError(f"expected the marks {begin} and {end} once, in this order")
+    before, _, after = pieces
     return "\n\n".join([before + begin, *parts, end + after])

@@ -17,13 +17,14 @@ import hashlib
 import io
 import os
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from src import strict_json
+from src import settings, strict_json
 from src.errors import UserError, shown
-from src.files import lock, remove_left, replace, replace_all
+from src.files import lock, remove_left, replace_all
 
 FOLDER = Path(__file__).resolve().parent.parent / "Models_Shipped"
 RECORD, CARD = "net.json", "README.md"
@@ -34,6 +35,7 @@ OVERHEAD = 1000  # bytes beside an array's own, generously: names and shapes, tw
 BITS = ((1_000_000, 9), (300_000, 10), (20_000, 12))  # of so many numbers or more: 9 to 16 each
 AGAIN = "take a new copy of the folder, or make it anew with Ship.py"
 SCHEMA = {
+    "definitions": settings.SCHEMA["definitions"],
     "type": "object",
     "required": ["architecture", "files", "parameters", "made_from", "measured"],
     "properties": {
@@ -43,7 +45,7 @@ SCHEMA = {
             "properties": {
                 "network": {"enum": ["LHC_Net", "LHC_NetC"]},
                 "target_size": {"type": "integer"},
-                "lhc": {"type": "object"},
+                "lhc": settings.SCHEMA["properties"][settings.FILES["lhc"]],
             },
         },
         "files": {
@@ -140,11 +142,22 @@ def digests(contents):
     }
 
 
+def check_folder(folder):
+    """Raise UserError if a folder has files of a net's names that belong to no such net."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    there = {name for name in names if name in (RECORD, CARD) or WEIGHTS.fullmatch(name)}
+    if there and RECORD not in there:
+        raise UserError(
+            f"{folder / min(there)}: is there already, and without {RECORD} not Ship.py's: "
+            "move it elsewhere, or name another folder with --to"
+        )
+
+
 def write(folder, contents):
     """Write the files {name: content} of a net into a folder, and remove weights of another one.
 
-    All or nothing. Raises UserError if they are more than a repository should hold, or if the
-    folder has files of these names that belong to no such net.
+    All or nothing. Raises UserError if they are more than a repository should hold, and as
+    `check_folder` does.
     """
     size, largest = sum(map(len, contents.values())), max(map(len, contents.values()))
     if size > MOST or largest > LARGEST:
@@ -152,27 +165,15 @@ def write(folder, contents):
             f"{folder}: found a net of {size} bytes, {largest} in one file, allowed: {MOST} and "
             f"{LARGEST}; nothing was written"
         )
-    with lock(folder.with_name(f"{folder.name}.lock"), f"{folder} is being written"):
-        folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder / "net.lock", f"{folder} is being written"):
         remove_left(folder)
-        there = {name for name in os.listdir(folder) if name in contents or WEIGHTS.match(name)}
-        if there and RECORD not in there:
-            raise UserError(
-                f"{folder / min(there)}: is there already, and without {RECORD} not Ship.py's: "
-                "move it elsewhere, or name another folder with --to"
-            )
+        check_folder(folder)
         with replace_all([folder / name for name in contents]) as parts:
             for part, content in zip(parts, contents.values()):
                 with open(part, "wb") as file:
                     file.write(content)
         for name in _weights_in(folder) - set(contents):
             os.remove(folder / name)
-
-
-def write_card(folder, text):
-    """Write a net's card anew."""
-    with replace(folder / CARD) as part, open(part, "wb") as file:
-        file.write(text.encode())
 
 
 def record(folder):
@@ -206,12 +207,23 @@ def read(folder):
     surplus = _weights_in(folder) - set(told)
     if surplus:
         raise UserError(f"{folder / min(surplus)}: {RECORD} names no such file: {AGAIN}")
+    contents = {name: _content(folder / name, expected) for name, expected in told.items()}
     parts = {}
-    for name, expected in told.items():
-        content = _content(folder / name, expected)
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            parts.update(arrays)
-    return unpack(parts)
+    try:
+        for content in contents.values():
+            parts.update(_arrays(content))
+        return unpack(parts)
+    except (ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{folder}: no net of Ship.py's ({shown(error)}): {AGAIN}") from None
+
+
+def _arrays(content):
+    """Return the arrays {name: array} of a file's content, which is as large as they are."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if any(part.compress_type for part in archive.infolist()):
+            raise ValueError("found packed parts")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _content(path, expected):

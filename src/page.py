@@ -19,7 +19,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from src import calibration, charts, plots, results, runs, settings, strict_json
 from src.dataset import CLASSES
 from src.errors import UserError, shown
-from src.files import replace
+from src.files import write_file
 from src.markup import document, element, table
 
 EXPERIMENTS = settings.DEFAULTS.parent / "Experiments"
@@ -115,8 +115,7 @@ def write(path, name, record, training, images, labels, probabilities):
             ],
         ),
     )
-    with replace(path) as part, open(part, "wb") as file:
-        file.write(text.encode())
+    write_file(path, text.encode())
 
 
 def _head(path, name, record, bins):

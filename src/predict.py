@@ -1,6 +1,6 @@
 """From faces to expressions: a net reads them as in evaluation."""
 
-from src import backend, devices, evaluation, tta
+from src import backend, devices, evaluation
 from src.pixels import enlarge, rgb
 
 
@@ -9,16 +9,9 @@ def probabilities(network, settings, crops, augmented=False):
 
     augmented: the mean over the views of test-time augmentation (REFERENCE.md section 8).
     """
-    batches = evaluation.image_batches(crops, settings)
-    if not augmented:
-        return evaluation.predict(devices.predictor(network), batches, len(crops), "faces")
-    return tta.average(
-        devices.predictor(tta.with_view(network, settings.size)),
-        tta.table(tta.descriptions(settings.evaluation), settings.size),
-        tta.view_weights(settings.evaluation),
-        batches,
-        len(crops),
-    )
+    if augmented:
+        return evaluation.predict_augmented(network, crops, settings)
+    return evaluation.predict_images(devices.predictor(network), crops, settings, "faces")
 
 
 def at_once(network, settings):

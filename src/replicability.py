@@ -15,7 +15,7 @@ from src import (
     weights,
 )
 from src import settings as settings_module
-from src.errors import UserError
+from src.errors import UserError, enough_memory
 
 IDENTICAL, REPEATABLE, NOT_REPEATABLE = 0, 1, 2  # the exit codes
 
@@ -31,17 +31,16 @@ def measure(settings):
     network = networks.build("ResNet34", settings)
     weights.load_start(network, settings)
     validation = feeds.load_validation(settings)
+    training_images = feeds.load_training(settings)
     for stage in recipe["stages"]:
         # The paper's value is one of the host's batches, whatever the numerics.
-        images = feeds.load_training(settings)
-        feed = feeds.HostFeed(network, stage, images, validation, settings)
-        with training.enough_memory(f"check_rep: batch_size {stage['batch_size']}", settings.size):
+        feed = feeds.HostFeed(network, stage, training_images, validation, settings)
+        with enough_memory(f"check_rep: batch_size {stage['batch_size']}", settings.size):
             for _ in training.run_stage(network, stage, feed, settings.runtime, "check_rep"):
                 pass
     images, one_hot = validation
-    batches = evaluation.image_batches(images, settings)
     predictor = backend.predictor(network)
-    probabilities = evaluation.predict(predictor, batches, len(images), "validation")
+    probabilities = evaluation.predict_images(predictor, images, settings, "validation")
     return np.float32(evaluation.cross_entropy(one_hot.argmax(axis=1), probabilities))
 
 
@@ -118,7 +117,7 @@ def _decisive(settings):
     decisive = {key: settings.data[key] for key in ("source", "backbone_weights")}
     decisive["target_size"] = setting["target_size"]
     decisive.update(setting["runtime"])
-    decisive.update({f"check_rep seed {key}": v for key, v in (recipe["seeds"] or {}).items()})
+    decisive.update({f"check_rep seed {key}": v for key, v in recipe["seeds"].items()})
     for number, stage in enumerate(recipe["stages"], start=1):
         decisive.update({f"check_rep stage {number} {key}": v for key, v in stage.items()})
     return decisive

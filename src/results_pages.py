@@ -3,7 +3,8 @@
 import json
 
 from src import comparison, dataset, results
-from src.files import replace
+from src.errors import UserError
+from src.files import write_file
 from src.markdown import between
 
 BEGIN, END = "<!-- made by Results.py: begin -->", "<!-- made by Results.py: end -->"
@@ -21,20 +22,25 @@ def count(experiments, groups, settings):
         told = {dataset.describe({"test": test}, settings.data)}
         if told == {run.data for runs in groups.values() for run in runs.values()}:
             counts = comparison.mcnemar_counts(groups, test[1])
-            with replace(experiments / COUNTS) as part, open(part, "wb") as file:
-                file.write(json.dumps(counts, indent=1).encode())
+            write_file(experiments / COUNTS, json.dumps(counts, indent=1).encode())
 
 
 def write(experiments, groups):
-    """Write the tables into the pages that have marks for them; return the paths of these."""
-    written = []
+    """Write the tables into the pages that have marks for them; return the paths of these.
+
+    Raises UserError, and writes nothing, where the marks are not one of each.
+    """
+    texts = {}
     for path, parts in pages(experiments, groups).items():
         text = path.read_bytes().decode("utf-8") if path.is_file() else ""
-        if BEGIN in text and END in text:
-            with replace(path) as part, open(part, "wb") as file:
-                file.write(between(text, BEGIN, END, parts).encode())
-            written.append(path)
-    return written
+        if BEGIN in text or END in text:
+            try:
+                texts[path] = between(text, BEGIN, END, parts)
+            except ValueError as error:
+                raise UserError(f"{path}: {error}") from None
+    for path, text in texts.items():
+        write_file(path, text.encode())
+    return list(texts)
 
 
 def pages(experiments, groups):

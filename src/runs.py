@@ -20,7 +20,7 @@ import numpy as np
 
 from src import devices, run_record, strict_json
 from src.errors import UserError, shown
-from src.files import lock, remove_left, replace
+from src.files import SYSTEMS, lock, remove_left, replace, write_file
 from src.run_record import HISTORY, PICTURE, RECORD, STATE, WEIGHTS
 
 OURS = re.compile(
@@ -126,8 +126,7 @@ class Run:
     def write_record(self, complete):
         """Write what the run was begun with, and whether it is complete."""
         record = {"complete": complete, **self.record}
-        with replace(self.folder / RECORD) as part, open(part, "w", encoding="utf-8") as file:
-            file.write(json.dumps(record, indent=4) + "\n")
+        write_file(self.folder / RECORD, (json.dumps(record, indent=4) + "\n").encode())
 
     def later(self, write):
         """Have `write()` done while training goes on, once the one before it is done.
@@ -242,7 +241,9 @@ def _check_files(folder):
     if folder.is_symlink() or not folder.is_dir():
         raise UserError(f"{folder}: expected a folder of a training; move what is there elsewhere")
     strange = sorted(
-        path.name for path in folder.iterdir() if path.is_dir() or not OURS.fullmatch(path.name)
+        path.name
+        for path in folder.iterdir()
+        if path.is_dir() or not (OURS.fullmatch(path.name) or path.name.lower() in SYSTEMS)
     )
     if strange:
         more = f" and {len(strange) - 1} more" if strange[1:] else ""

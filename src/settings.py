@@ -76,9 +76,10 @@ class Settings:
     `values` is what `resolved` returns, so a run's stored settings rebuild the object.
     """
 
-    def __init__(self, values, folder=DEFAULTS, known_results=()):
+    def __init__(self, values, folder=DEFAULTS, known_results=(), all_models=None):
         self.folder = Path(folder)
         self.known_results = list(known_results)
+        self._all_models = all_models
         for name in FILES:
             setattr(self, name, copy.deepcopy(values[name]))
         self.training.pop("about", None)  # it is for readers of the file, and no part of a run
@@ -99,6 +100,11 @@ class Settings:
     def path(self, key):
         """Return a folder of Data_Settings.json, such as "data_folder", as a Path."""
         return Path(self.data[key])
+
+    @property
+    def all_models(self):
+        """The models folder of all seeds, where what they share is kept."""
+        return self._all_models or self.path("models_folder")
 
     def resolved(self):
         """Return every setting, ready for json.dump."""
@@ -144,7 +150,7 @@ class Settings:
             values["runtime"]["tensorboard"] = str(
                 Path(self.runtime["tensorboard"]) / f"seed{seed}"
             )
-        return Settings(values, self.folder, self.known_results)
+        return Settings(values, self.folder, self.known_results, self.all_models)
 
     def changed(self, **parts):
         """Return the same settings with other values: changed(training={"target_size": 224}).
@@ -154,7 +160,7 @@ class Settings:
         values = self.resolved()
         for part, content in parts.items():
             values[part].update(content)
-        return Settings(values, self.folder, self.known_results)
+        return Settings(values, self.folder, self.known_results, self._all_models)
 
     def _stage(self, stage):
         """Return a stage with the keys that it leaves out, and no more epochs than are allowed."""

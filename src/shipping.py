@@ -18,7 +18,7 @@ from src import (
 )
 from src.dataset import CLASSES
 from src.errors import UserError
-from src.files import file_digest
+from src.files import file_digest, write_file
 from src.markdown import table
 from src.settings import Settings
 
@@ -43,8 +43,10 @@ def ship(network, settings, name, folder):
 
     network: untrained; it has the packed weights in the end. Prints the accuracies. Raises
     UserError, and writes nothing, where the training or data are missing, the data are not FER2013,
-    packing moves an accuracy by more than LIMIT points, or the files are too large.
+    packing moves an accuracy by more than LIMIT points, the files are too large, or the folder
+    has such files of somebody else.
     """
+    packed.check_folder(folder)  # rather than find out after an hour
     made_from = origin(settings, name)
     splits = {split: dataset.load(settings.path("data_folder"), split) for split in SPLITS}
     made_from["data"] = dataset.describe(splits, settings.data)
@@ -123,9 +125,7 @@ def origin(settings, name):
 def answers(predictor, settings, splits):
     """Return {split: probabilities float32 (N, 7)} of splits {split: (images, labels)}."""
     return {
-        split: evaluation.predict(
-            predictor, evaluation.image_batches(images, settings), len(images), split
-        )
+        split: evaluation.predict_images(predictor, images, settings, split)
         for split, (images, _) in splits.items()
     }
 
@@ -158,6 +158,14 @@ def figures(labels, before, after):
             for i, name in enumerate(CLASSES)
         },
     }
+
+
+def write_card(folder):
+    """Write the card of the net in a folder anew. Raises UserError where net.json is damaged."""
+    record = packed.record(folder)
+    with results.readable(folder / packed.RECORD):
+        text = card(record)
+    write_file(folder / packed.CARD, text.encode())
 
 
 def card(record):

@@ -11,7 +11,6 @@ Until it is complete it also has its state, from which it goes on after whatever
 folder is Models/<name>.unfinished/ then (src/runs.py).
 """
 
-import contextlib
 import dataclasses
 import gc
 import hashlib
@@ -35,7 +34,7 @@ from src import (
     runs,
     weights,
 )
-from src.errors import UserError, is_out_of_memory
+from src.errors import UserError, enough_memory
 from src.files import replace
 from src.progress import Outlook
 from src.runtime import versions
@@ -318,22 +317,6 @@ def run_stage(model, stage, feed, runtime, label, keeper=None, outlook=None):
 def _bar_title(title, outlook, progress, done):
     words = outlook.during(progress.epoch, progress.best, done)
     return f"{title}, {words}" if words else title
-
-
-@contextlib.contextmanager
-def enough_memory(batch, size):
-    """Tell in a UserError which `batch`, at which image `size`, the memory was not enough for."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(
-            f"{batch} at target_size {size} needs more memory than there is ({reason}): lower one"
-        ) from None
 
 
 def _record(model, settings, name, opened):

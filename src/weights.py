@@ -15,7 +15,7 @@ import numpy as np
 
 from src import backend, downloads, hdf5, packed, runs, strict_json
 from src.errors import UserError, shown
-from src.files import file_digest, lock, replace
+from src.files import file_digest, lock, write_file
 from src.lhc import LHC
 
 HEAD = ("fc1", "fc2", "fc3")
@@ -173,8 +173,7 @@ def write(arrays, path, architecture):
     """
     image = _image(arrays, json.dumps(architecture))
     try:
-        with replace(path) as part, open(part, "wb") as file:
-            file.write(image)
+        write_file(path, image)
     except OSError as error:
         free = shutil.disk_usage(Path(path).parent).free / 1e6
         raise OSError(
@@ -274,8 +273,9 @@ def architecture_of(model, settings):
 def ensure_imagenet(settings):
     """Return the path of the backbone's ImageNet weights (Keras HDF5), fetching them if needed.
 
-    `backbone_weights` of the data settings is "imagenet" (fetched once to the models folder, its
-    MD5 checked at every use) or the path of such a file; "random" is the caller's affair.
+    `backbone_weights` of the data settings is "imagenet" (fetched once, to the models folder of all
+    seeds, its MD5 checked at every use) or the path of such a file; "random" is the caller's
+    affair.
     Raises UserError saying what to do.
     """
     data = settings.data
@@ -288,14 +288,14 @@ def ensure_imagenet(settings):
             )
         return path
     url, md5 = data["imagenet_url"], data["imagenet_md5"]
-    path = settings.path("models_folder") / url.rsplit("/", 1)[-1]
-    if path.is_file():
-        found = file_digest(path, "md5")
-        if found == md5:
-            return path
-        print(f"{path}: expected MD5 {md5}, found {found}; fetching it again", flush=True)
+    path = settings.all_models / url.rsplit("/", 1)[-1]
     hint = ', or set "backbone_weights" in Data_Settings.json to the path of the file or "random"'
-    with lock(path.with_suffix(".lock"), f"{path} is being fetched"):
+    with lock(path.with_suffix(".lock"), f"{path} is being fetched", wait=True):
+        if path.is_file():
+            found = file_digest(path, "md5")
+            if found == md5:
+                return path
+            print(f"{path}: expected MD5 {md5}, found {found}; fetching it again", flush=True)
         downloads.fetch(url, path, md5=md5, hint=hint)
     return path
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import pytest
 import Download_Data
 import Download_Models
 from src import downloads
+from src import settings as settings_module
 from src.checkpoints import check_checkpoint_file
 from src.dataset import SPLITS, csv_path, load, store
 from src.downloads import fetch
@@ -462,7 +464,7 @@ def test_imagenet_weights(server, tmp_path, capsys):
         "imagenet_url": server.address + "/file",
         "imagenet_md5": MD5,
     }
-    settings = SimpleNamespace(data=data, path=lambda key: tmp_path / key)
+    settings = SimpleNamespace(data=data, all_models=tmp_path / "models_folder")
     path = ensure_imagenet(settings)
     assert path == tmp_path / "models_folder" / "file" and path.read_bytes() == BODY
     assert ensure_imagenet(settings) == path and len(server.requests) == 1
@@ -479,3 +481,17 @@ def test_imagenet_weights(server, tmp_path, capsys):
         ensure_imagenet(settings)
     (tmp_path / "mine.h5").write_bytes(b"x")
     assert ensure_imagenet(settings) == tmp_path / "mine.h5"
+
+
+def test_all_seeds_share_the_imagenet_weights(server, settings_folder, tmp_path):
+    """Also two that start at once: the second one waits."""
+    data = {
+        "backbone_weights": "imagenet",
+        "imagenet_url": server.address + "/file",
+        "imagenet_md5": MD5,
+    }
+    loaded = settings_module.load(settings_folder(tmp_path)).changed(data=data)
+    seeds = [loaded.with_seed(seed).changed(training={"target_size": 48}) for seed in (1, 2, 3)]
+    with ThreadPoolExecutor(3) as pool:
+        found = set(pool.map(ensure_imagenet, [*seeds, loaded.with_seed(1).with_seed(2)]))
+    assert found == {tmp_path / "models" / "file"} and len(server.requests) == 1

@@ -449,15 +449,23 @@ def test_two_at_once_are_one_line(scripts, folder, capsys):
         ["--seeds"],
         ["--networks", "ResNet"],
         ["--each", "0"],
+        ["--each", "2.5"],
         ["--minutes", "nan"],
         ["--minutes", "x"],
+        ["--minutes", "1e9"],
         ["--gpus", "a"],
     ],
     ids=" ".join,
 )
 def test_what_the_command_line_does_not_take(scripts, folder, words, capsys):
     assert run(folder, *words) == 2
-    assert capsys.readouterr().err.count("\n") == 1 and scripts.told() == []
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and scripts.told() == []
+    kinds = {
+        "--each": "a whole number above 0",
+        "--minutes": "a number above 0 and below 1000000000",
+    }
+    assert kinds.get(words[0], "") in err
 
 
 def test_the_table_is_of_the_runs_that_are_evaluated(folder):

@@ -111,9 +111,13 @@ def test_evidence_follows_the_gradient_of_the_score(net, taps):
     def score(last):
         return B.sum(B.matmul(last, B.convert(kernel))[:, 4])
 
-    (gradient,) = B.map_gradients(net, [module], head, batch, score)
+    told = B.map_gradients(net, [module], head, score)
+    for part in (images()[2:4], batch):  # made once, for any images
+        (before,), (after,), (gradient,) = told(part)
     maps = taps[-1][1][:2]
     assert gradient.shape == maps.shape
+    for found, expected in ((before, taps[-1][0][:2]), (after, maps)):
+        np.testing.assert_allclose(found, expected, atol=1e-4 * abs(expected).max())
 
     names = [layer.name for layer in net.layers]
     tail = net.layers[names.index(module.name) + 1 : -1]

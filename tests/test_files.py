@@ -12,7 +12,15 @@ import pytest
 
 from src import files
 from src.errors import UserError
-from src.files import file_digest, lock, remove_left, replace, replace_all, replace_folder
+from src.files import (
+    file_digest,
+    lock,
+    remove_left,
+    replace,
+    replace_all,
+    replace_folder,
+    write_file,
+)
 
 
 def content(folder):
@@ -236,3 +244,12 @@ def test_who_has_just_locked_is_named(tmp_path, monkeypatch):
     with files.lock(tmp_path / "a.lock", "busy"):
         thread.join()
     assert found[0].startswith(f"busy by process {os.getpid()} (")
+
+
+def test_folders_that_killed_processes_left_go_too(tmp_path):
+    for name in ("a.onnx.12-0123abcd.part", "mine.part"):
+        (tmp_path / name).mkdir()
+        write_file(tmp_path / name / "inner", b"x")
+    write_file(tmp_path / "b.csv.12-0123abcd.part", b"x")
+    remove_left(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.part"]

@@ -1,6 +1,9 @@
 """The packed net: how near it is, what it takes, and what is told of files that are not its own."""
 
+import io
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,7 +43,11 @@ def folder(arrays, tmp_path):
 def write(folder, arrays):
     contents = packed.files(packed.pack(arrays))
     record = {
-        "architecture": {"network": "LHC_Net", "target_size": 32, "lhc": {}},
+        "architecture": {
+            "network": "LHC_Net",
+            "target_size": 32,
+            "lhc": settings.load(settings.DEFAULTS).lhc,
+        },
         "files": packed.digests(contents),
         "parameters": 1,
         "made_from": {},
@@ -158,6 +165,51 @@ def test_damages_are_one_line(folder, kind):
     told = str(caught.value)
     assert told.startswith(str(folder / name)) and words in told
     assert "\n" not in told and len(told) < 600
+
+
+def replaced(folder, content):
+    """Put another file in the place of the net's only one, with its digest in net.json."""
+    (folder / "weights-1.npz").write_bytes(content)
+    change(folder / packed.RECORD, "files", packed.digests({"weights-1.npz": content}))
+
+
+def archive(save=np.savez, **arrays):
+    file = io.BytesIO()
+    save(file, **arrays)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no archive",
+        archive(**{"a/kernel": np.zeros(9, np.uint8), "a/kernel.scale": np.ones(1)}),
+        archive(np.savez_compressed, **{"a/bias": np.zeros(1 << 20, np.float32)}),
+        archive(**{"a/bias": np.array([{}], object)}),
+    ],
+    ids=["no archive", "half of a kernel", "compressed", "objects"],
+)
+def test_a_crafted_file_is_one_line(folder, content):
+    """Its digest is right: that net.json is crafted too."""
+    replaced(folder, content)
+    with pytest.raises(UserError, match="no net of Ship.py's") as caught:
+        packed.read(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_shape_of_attention_is_checked(folder):
+    record = folder / packed.RECORD
+    shape = json.loads(record.read_text())["architecture"]
+    shape["lhc"]["num_heads"] = [1]
+    change(record, "architecture", shape)
+    with pytest.raises(UserError, match="architecture.lhc.num_heads"):
+        packed.record(folder)
+
+
+def test_the_current_folder_can_hold_a_net(arrays, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(Path("."), arrays)
+    assert set(os.listdir(".")) == {"net.json", "weights-1.npz"}
 
 
 @pytest.mark.skipif(not packed.FOLDER.exists(), reason="no net comes with this copy")

@@ -268,3 +268,14 @@ def test_published_averages_follow_from_the_predictions(fer2013_labels):
         right = 100 * (mean.argmax(axis=1) == fer2013_labels["val"]).mean()
         one = np.mean([run.percent["val"] for run in runs])
         assert re.search(rf"{right:.2f} % \((one of them: )?{one:.2f} %\)", text), group
+
+
+@pytest.mark.parametrize("text", [f"{BEGIN} {BEGIN} {END}", f"{END} {BEGIN}", f"a {BEGIN}", END])
+def test_marks_that_are_not_one_of_each_are_one_line(tmp_path, text, monkeypatch):
+    pages = {tmp_path / "a.md": ["table"], tmp_path / "b.md": ["table"]}
+    monkeypatch.setattr(results_pages, "pages", lambda *_: pages)
+    (tmp_path / "a.md").write_text(f"{BEGIN} {END}")
+    (tmp_path / "b.md").write_text(text)
+    with pytest.raises(UserError, match="b.md: expected the marks .* once, in this order"):
+        results_pages.write(tmp_path, {})
+    assert (tmp_path / "a.md").read_text() == f"{BEGIN} {END}"

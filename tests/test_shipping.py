@@ -244,3 +244,18 @@ def test_prediction_takes_it_and_settings_of_another_net_are_told(world, shipped
     other = fitting.changed(training={"target_size": 64})
     with pytest.raises(UserError, match="target_size: found 64, expected 32; leave out --settings"):
         predict_nets.load(predict_nets.choose(other), other)
+
+
+def test_a_folder_of_somebody_elses_is_told_before_anything_is_computed(world, tmp_path, capsys):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(UserError, match="README.md: is there already, and without net.json"):
+        shipping.ship(None, settings.load(world.folder), "LHC", tmp_path)
+
+
+def test_a_card_of_a_damaged_net_is_one_line(world, tmp_path, capsys):
+    record = json.loads((world.root / "shipped" / packed.RECORD).read_text())
+    del record["made_from"]["recipes"]
+    (tmp_path / packed.RECORD).write_text(json.dumps(record))
+    assert Ship.main(["--card", "--to", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert "net.json: found a damaged file (KeyError: 'recipes')" in err and err.count("\n") == 1

@@ -931,6 +931,18 @@ def test_one_training_at_a_time(loaded):
     run(seeded(), loaded, [stage()])
 
 
+def test_what_the_system_puts_into_a_folder_is_no_users_file(loaded):
+    """A run's folder that somebody has looked at is a run's still; anything else stays."""
+    _, folder = run(seeded(), loaded, [stage()])
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (folder / name).write_text("x")
+    run(seeded(), loaded, [stage()])
+    (folder / ".notes").write_text("mine")
+    with pytest.raises(UserError, match="found .notes, which no training has made"):
+        run(seeded(), loaded, [stage()])
+    assert (folder / ".notes").read_text() == "mine"
+
+
 def test_a_table_that_is_open_elsewhere_ends_no_training(loaded, monkeypatch, capsys):
     def locked(path, rows):
         raise PermissionError(13, "Access is denied", str(path))
