@@ -6,7 +6,7 @@ Reads the three CSVs in the data folder (Download_Data.py puts them there), chan
 and writes beside them:
     audit.json    the figures printed, and every picture that is there more than once: splits, rows
                   (from 0) and labels of its copies
-    audit.png     the most telling of these: the same picture under different labels
+    audit.png     the first 60 of these, those under most labels first
 
 Time: 7 s for FER2013. Memory: 240 MB. It prints two tables; FER2013's say that 34034 of the 35887
 pictures are distinct, and that 288 of the test split stand in the training split too. Then:

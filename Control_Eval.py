@@ -19,6 +19,8 @@ Expected result:
     Test Pred Repeated:  0
     TTA Test Perf:  0.7...
     TTA Test Pred Repeated:  0
+    data: FER2013, unchanged
+    Pictures and reports: Results/Control
 """
 
 import sys

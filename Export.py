@@ -71,7 +71,7 @@ def main(argv=None):
         runtime={"numerics": "reference", "precision": "float32", "devices": 1}
     )
     runtime.prepare(settings)
-    chosen = predict_nets.choose(settings, args.model)
+    chosen = predict_nets.choose(settings, args.model, args.seed)
     targets = {name: export.target(args.to, chosen.name, name) for name in names}
     network = predict_nets.load(chosen, settings)
     print(f"Net: {chosen.name} ({chosen.network}), {chosen.path}", flush=True)

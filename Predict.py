@@ -48,7 +48,7 @@ OPTIONS = {
     "--tta": {"action": "store_true", "help": "test-time augmentation: the mean of 60 views"},
     "--json": {"metavar": "FILE", "help": "write all probabilities there (- for stdout)"},
     "--csv": {"metavar": "FILE", "help": "write one row a face there (- for stdout)"},
-    "--annotate": {"metavar": "FOLDER", "type": Path, "help": "write pictures with marked faces"},
+    "--annotate": {"metavar": "FOLDER", "type": Path, "help": "write all pictures, faces marked"},
     "--webcam": {
         "metavar": "NUMBER",
         "type": int,
@@ -139,7 +139,7 @@ def main(argv=None):
     from src import predict_nets, runtime
 
     runtime.prepare(settings)
-    chosen = predict_nets.choose(settings, args.model)
+    chosen = predict_nets.choose(settings, args.model, args.seed)
     network = predict_nets.load(chosen, settings)
     tell(f"Net: {chosen.name} ({chosen.network}), {chosen.path}", flush=True)
     if args.webcam is not None:

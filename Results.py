@@ -3,11 +3,11 @@
     python Results.py [--experiments FOLDER]
     python Results.py --collect FromScratch --settings Settings/FromScratch [--seed K]
 
-Prints the table, one row a recipe and network, and writes it into README.md beside the folder, and
-with recipes, curves and what was tried into README.md in it, between the marks of either page; a
-page without marks stays as it is. curves.png in the folder has the validation curves of all seeds.
-Runs of the same seeds are compared in pairs; McNemar's test joins where the data folder has the
-data that they were evaluated on.
+Prints the table, one row a recipe and network, and writes it with recipes, curves and what was
+tried into README.md in the folder, and its rows of recipes that trained more than backbones into
+README.md beside it, between the marks of either page; a page without marks stays as it is.
+curves.png in the folder has the validation curves of all seeds. Runs of the same seeds are compared
+in pairs; McNemar's test joins where the data folder has the data that they were evaluated on.
 
 With --collect it first copies the finished and evaluated runs of a settings folder: settings,
 history, metrics and predictions of every network become <FOLDER>/<recipe>/seed<K>/<network>/.

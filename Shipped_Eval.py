@@ -17,6 +17,7 @@ Expected result:
     Val Perf:  0.7...
     Test Perf:  0.7...
     Test Pred Repeated:  0
+    data: FER2013, unchanged
     Pictures and reports: Results/Shipped
     This net learned from FER2013's photographs: 72.... % of that test split's 3589 were right when
     it was made. Of these 3589 test images 72.... % are.

@@ -45,10 +45,21 @@ class Record:
     """What one run of a benchmark measures.
 
     benchmark: its name, such as "etl_speed". argv: its words, None for those of the process.
-    backend, image_size, batch, precision (None where there is none) and what else was chosen.
+    backend, image_size, batch, precision (None where there is none) and what else was chosen;
+    load_before: what `load` told before, where this comes after measuring.
     """
 
-    def __init__(self, benchmark, argv, backend, image_size, batch=None, precision=None, **more):
+    def __init__(
+        self,
+        benchmark,
+        argv,
+        backend,
+        image_size,
+        batch=None,
+        precision=None,
+        load_before=None,
+        **more,
+    ):
         words = sys.argv[1:] if argv is None else argv
         setting = {"backend": backend, "image_size": image_size, "batch": batch}
         setting.update(precision=precision, **more)
@@ -58,7 +69,7 @@ class Record:
             "benchmark": benchmark,
             "command": shlex.join([*chosen, "python", f"benchmarks/{benchmark}.py", *words]),
             "date": date.today().isoformat(),
-            "machine": {**machine, "load": [load()]},
+            "machine": {**machine, "load": [load() if load_before is None else load_before]},
             "versions": {},
             "setting": setting,
             "measured": {},

@@ -38,6 +38,7 @@ def main(argv=None):
     if options.only:
         return measure(options)
     words = sys.argv[1:] if argv is None else argv
+    load_before = record.load()
     rates, machine, waits = {}, {}, {}
     for _ in range(options.rounds):
         for count in options.devices:
@@ -55,7 +56,7 @@ def main(argv=None):
         "global_batch": options.global_batch,
         "steps_per_execution": options.steps_per_execution,
     }
-    notes = record.Record("scaling", argv, *chosen, **more)
+    notes = record.Record("scaling", argv, *chosen, load_before=load_before, **more)
     notes.add_versions(gpus=machine["gpus"], **machine["versions"])
     for (kind, count), values in rates.items():
         label = f"{options.network}, {kind}, {count} devices"

@@ -43,6 +43,7 @@ def main(argv=None):
     parser.add_argument("--repeats", type=int, default=3)
     record.add_option(parser)
     options = parser.parse_args(argv)
+    load_before = record.load()
     with tempfile.TemporaryDirectory() as folder:
         settings = copied(options.settings, Path(folder))
         repeats = range(1 + options.repeats)
@@ -53,6 +54,7 @@ def main(argv=None):
     backend = versions.pop("backend")
     notes = record.Record(
         *("start_speed", argv, backend, training["target_size"]),
+        load_before=load_before,
         precision=runtime["precision"],
         script=options.script,
     )

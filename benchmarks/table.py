@@ -153,7 +153,11 @@ def runs(found):
         machine, setting = content["machine"], content["setting"]
         facts = [f"{machine['cpu']}, {machine['cores']} cores"]
         facts[:0] = [gpus(machine)] if machine["gpus"] else []
-        facts.append("load {} before and {} after".format(*machine["load"]))
+        before, after = machine["load"]
+        # Of some nobody wrote down how it was before.
+        facts.append(
+            f"load {after} after" if before is None else f"load {before} before and {after} after"
+        )
         facts += [f"{NAMES.get(key, key)} {found}" for key, found in content["versions"].items()]
         facts += [
             f"{key.replace('_', ' ')} {words(value)}"

@@ -80,7 +80,7 @@ def sheet(splits, record, limit=60):
 
 def report(record):
     """Return what `audit` found as text: tables, and a line about each kind of copies."""
-    names = {"pictures": "pictures", "distinct": "distinct", "constant": "one value"}
+    names = {"pictures": "pictures", "distinct": "distinct", "constant": "one grey throughout"}
     rows = [["split", *names.values(), *CLASSES]]
     for split, of in record["splits"].items():
         rows.append([split, *(of[key] for key in names), *of["classes"].values()])

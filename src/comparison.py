@@ -85,8 +85,20 @@ def answers(groups):
         return []
     question = (
         "**Does LHC help?** The same backbones trained on with LHC and without it, same epochs, "
-        "recipe and batches:"
+        "recipe and batches"
     )
+    taught = any(
+        stage["distillation"]
+        for recipe in recipes
+        for run in groups[recipe, "LHC"].values()
+        for stage in run.recipe["stages"]
+    )
+    if taught:
+        question += (
+            "; all seeds of a recipe have the same teachers, so the intervals leave out what other "
+            "ones would change"
+        )
+    question += ":"
     return ["\n".join([question, *(f"* {_answer(recipe, found)}" for recipe in recipes)])]
 
 
@@ -104,7 +116,9 @@ def _answer(recipe, found):
     controlled = found.get(((recipe, "Controller"), (recipe, "Control")))
     if not controlled:
         return text
-    return f"{text} With controllers too, {len(controlled)} seeds: {_told(controlled)}."
+    longer = sorted({len(y.history) for y, _ in controlled})
+    epochs = f"{'/'.join(map(str, longer))} epochs longer, {len(controlled)} seeds"
+    return f"{text} With controllers too, trained {epochs}: {_told(controlled)}."
 
 
 def _told(couples):

@@ -14,6 +14,7 @@ from src.files import replace
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#b0b0b0"  # told apart by colour-blind readers too
 HEAT = "inferno"
 FARTHEST = 16  # times the even share, up or down, where the colours of attention end
+LEAST = 0.01  # of what comes in: where a module adds less, its brightest place is nothing too
 CELLS = 32  # of a head's square, at most; each is a mean over neighbouring channels
 PLACES = ("after the stem", *(f"after stage {stage}" for stage in range(1, 5)))
 
@@ -29,10 +30,10 @@ def draw(path, explanation, title):
     _overlays(
         parts[1],
         explanation,
-        [module.added for module in explanation.modules],
+        [module.added * (module.strength >= LEAST) for module in explanation.modules],
         [f"adds {100 * module.strength:.0f} %" for module in explanation.modules],
         "What each attention module adds to the picture's maps, and where on the face\n"
-        "(in % of the strength of what comes in; each module has its own scale)",
+        "(in % of the strength of what comes in; each module from 1 % on has its own scale)",
         ("nothing", "most"),
     )
     _overlays(
@@ -142,6 +143,7 @@ def _attention(part, explanation):
         )
         many = f"{heads} heads" if heads > 1 else "1 head"
         axes.set_title(_heading(number, many, f"{channels} channels"))
+        axes.set_anchor("N")  # their squares fill more or less of the height
         axes.set_axis_off()
     ticks = [FARTHEST**power for power in (-1, -0.5, 0, 0.5, 1)]
     bar = part.colorbar(picture, ax=list(row), ticks=ticks, fraction=0.02, pad=0.01)

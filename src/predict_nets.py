@@ -34,9 +34,10 @@ def candidates(settings):
     ]
 
 
-def choose(settings, name=None):
+def choose(settings, name=None, seed=None):
     """Return the Candidate of that name, or the first one that is there.
 
+    seed: of the trainings that are meant, whose folders the settings have; then it is one of them.
     Raises UserError where there is none.
     """
     found = candidates(settings)
@@ -45,8 +46,13 @@ def choose(settings, name=None):
     if name is not None:
         return next(candidate for candidate in found if candidate.name == name)
     for candidate in found:
-        if candidate.path is not None:
+        if candidate.path is not None and (seed is None or candidate.name in TRAINED):
             return candidate
+    if seed is not None:
+        raise UserError(
+            f"--seed {seed}: found no finished training in {settings.path('models_folder')}: train "
+            "with this seed, name another, or leave it out"
+        )
     folders = " or ".join(
         str(settings.path(key)) for key in ("models_folder", "downloaded_models_folder")
     )

@@ -1,6 +1,7 @@
 """How far a script is: a bar that moves on a terminal, now and then a line in a log file."""
 
 import datetime
+import io
 import math
 import statistics
 import sys
@@ -17,8 +18,10 @@ def progress_bar(*args, **kwargs):
     """Return tqdm(*args, **kwargs), on stderr."""
     if sys.stderr.isatty():
         return tqdm(*args, **kwargs)
-    # What is over before the first line is due has none.
-    return _Lines(*args, **{**kwargs, "mininterval": SECONDS, "delay": SECONDS, "leave": False})
+    # What is over before the first line is due has none. What tqdm itself writes, a carriage return
+    # at the end, goes nowhere.
+    quiet = {"mininterval": SECONDS, "delay": SECONDS, "leave": False, "file": io.StringIO()}
+    return _Lines(*args, **{**kwargs, **quiet})
 
 
 def epoch_bar(count, title):

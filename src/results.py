@@ -27,8 +27,9 @@ METRICS, PREDICTIONS = "metrics.json", "predictions.npz"
 FILES = (RECORD, HISTORY, METRICS, PREDICTIONS)
 NOTES = (
     "Accuracy in %, mean ± standard deviation over the seeds. Best run: the highest test accuracy "
-    "of the seeds, which is how the paper counts. Seconds: the epochs of one training, compiling "
-    "included, without those of its teachers or of the net that it goes on from."
+    "of the seeds, which is how the paper counts; with TTA: the highest with it, of any seed. "
+    "Seconds: the epochs of one training, compiling included, without those of its teachers or of "
+    "the net that it goes on from."
 )
 RANDOM_START = (
     "All of these start from random weights, since the authors' ImageNet file was not at hand: it "

@@ -1,5 +1,6 @@
 """What is explained of a net: numbers that can be computed in another way, and their figure."""
 
+import contextlib
 import random
 
 import numpy as np
@@ -176,6 +177,21 @@ def test_the_figure_tells_its_numbers(explained, tmp_path, monkeypatch):
         assert f"adds {100 * module.strength:.0f} %" in titles
         heads, channels = module.attention.shape[:2]
         assert f"{heads} head{'s' * (heads > 1)}, {channels} channels" in titles
+
+
+def test_a_module_that_adds_nothing_has_no_bright_place(explained, tmp_path, monkeypatch):
+    """Else its brightest one would be as bright as those of the others."""
+    strengths = (0.3, 0.0099, 0.01, 0.0, 0.5)
+    modules = [
+        module._replace(strength=strength) for module, strength in zip(explained.modules, strengths)
+    ]
+    kept = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: kept.append(figure))
+    monkeypatch.setattr(explain_figure, "replace", contextlib.nullcontext)
+    explain_figure.draw(tmp_path / "figure.png", explained._replace(modules=modules), "A title")
+    added = [axes for axes in kept[0].axes if "adds" in axes.get_title()]
+    brightest = [float(axes.images[1].get_array().max()) for axes in added]
+    assert brightest == [1, 0, 1, 0, 1]
 
 
 def test_a_mosaic_shows_multiples_of_the_even_share():

@@ -249,7 +249,7 @@ def test_a_camera(run, work, monkeypatch):
         (["pics", "--no-detect", "--model", "Controller"], "run Controller_Train.py"),
         (["pics", "--no-detect", "--model", "LHC_Downloaded"], "run Download_Models.py"),
         (["pics", "--no-detect", "--model", "Shipped"], "comes without a trained net"),
-        (["pics", "--no-detect", "--seed", "5"], "found no net in"),
+        (["pics", "--no-detect", "--seed", "5"], "--seed 5: found no finished"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(run, work, words, told):
@@ -284,6 +284,22 @@ def test_the_best_net_comes_first(tmp_path, settings_folder):
         path.touch()  # empty: what is damaged is told of when it is loaded
         found.append(predict_nets.choose(loaded).name)
     assert tuple(reversed(found)) == predict_nets.NAMES
+
+
+def test_a_seed_means_its_training(tmp_path, settings_folder):
+    """Another net's answer in its place would be taken for that of the run."""
+    loaded = settings.load(settings_folder(tmp_path)).with_seed(3)
+    own = tmp_path / "models" / "seed3" / "LHC"
+    for path in (packed.FOLDER, tmp_path / "models" / "LHC"):
+        path.mkdir(parents=True)
+    (packed.FOLDER / packed.RECORD).touch()
+    (tmp_path / "models" / "LHC" / "weights.h5").touch()
+    with pytest.raises(UserError, match=f"--seed 3: found no finished training in {own.parent}:"):
+        predict_nets.choose(loaded, seed=3)
+    assert predict_nets.choose(loaded, "Shipped", 3).name == "Shipped"
+    own.mkdir(parents=True)
+    (own / "weights.h5").touch()
+    assert predict_nets.choose(loaded, seed=3).path == own / "weights.h5"
 
 
 def test_a_published_net_says_what_it_said(published, fer2013_validation, tmp_path):

@@ -24,12 +24,13 @@ def stream(monkeypatch):
     return stream
 
 
-def test_a_log_file_gets_lines(stream, monkeypatch):
+def test_a_log_file_gets_lines(stream, monkeypatch, capsys):
     monkeypatch.setattr(progress, "SECONDS", 0)
     monkeypatch.setattr(tqdm, "monitor_interval", 0)
     assert list(progress.progress_bar(range(3), desc="TTA", unit="view")) == [0, 1, 2]
     lines = stream.getvalue().splitlines()
     assert len(lines) > 1 and "\r" not in stream.getvalue()
+    assert capsys.readouterr().err == ""  # nor any from tqdm itself, by another way
     assert all(line.startswith("TTA: ") and "/3 [" in line and "view" in line for line in lines)
 
 
