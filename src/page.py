@@ -310,7 +310,8 @@ def _curves(training):
     for key, words in plots.QUANTITIES.items():
         first, last = history[0], history[-1]
         label = (
-            f"{words.capitalize()} over {len(history)} epochs: of training from {first[key]:.3g} "
+            f"{words.capitalize()} over {len(history)} epoch{'s' * (len(history) > 1)}: "
+            f"of training from {first[key]:.3g} "
             f"to {last[key]:.3g}, of validation from {first['val_' + key]:.3g} to "
             f"{last['val_' + key]:.3g}."
         )

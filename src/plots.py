@@ -185,14 +185,18 @@ def sample_sheet(path, images, labels, classes, columns=10):
 def captioned_sheet(path, images, captions, title, columns=10):
     """Draw grey images (N, H, W), 0...255, in rows of `columns`, each over its caption."""
     rows = max(1, -(-len(images) // columns))
-    lines = max((caption.count("\n") + 1 for caption in captions), default=1)
-    figure = Figure(figsize=(1.35 * columns, (1.2 + 0.14 * lines) * rows + 0.6))
-    for axes in figure.subplots(rows, columns, squeeze=False).flat:
-        axes.axis("off")
-    for axes, image, caption in zip(figure.axes, images, captions):
-        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-        at = {"xycoords": "axes fraction", "ha": "center", "va": "top", "fontsize": 7.5}
-        axes.annotate(caption, (0.5, -0.04), annotation_clip=False, **at)
+    lines = [caption.count("\n") + 1 for caption in captions] or [1]
+    most = [max(lines[i * columns : (i + 1) * columns]) for i in range(rows)]
+    heights = [height for count in most for height in (1.2, 0.14 * count)]  # a picture, its caption
+    figure = Figure(figsize=(1.55 * columns, sum(heights) + 0.14 * rows + 0.6))
+    grid = figure.add_gridspec(2 * rows, columns, height_ratios=heights)
+    for number, (image, caption) in enumerate(zip(images, captions)):
+        row, column = divmod(number, columns)
+        above, below = (figure.add_subplot(grid[2 * row + i, column]) for i in (0, 1))
+        above.imshow(image, cmap="gray", vmin=0, vmax=255)
+        below.text(0.5, 1, caption, ha="center", va="top", fontsize=7.5)
+        for axes in (above, below):
+            axes.axis("off")
     figure.suptitle(title)
     _save(figure, path)
 

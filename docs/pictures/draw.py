@@ -166,7 +166,7 @@ def draw_net(description, face, classes):
         end = gate + 0.17
     arrow(axes, (end, middle), (end + 0.2, middle))
     dense = "\n".join(f"Dense {units:,}" for units in description["dense"])
-    box(axes, end + 0.78, middle, 1.16, 1.4, f"norm, ReLU\nmean of a map\n{dense}", GREY, 10)
+    box(axes, end + 0.78, middle, 1.16, 1.4, f"norm, ReLU\nmaps' means\n{dense}", GREY, 10)
     words(axes, end + 0.78, 4.95, "head", 12, GREY, weight="bold")
     words(axes, end + 0.78, middle - 0.95, f"{len(classes)} probabilities", va="top")
     arrow(axes, (end + 1.36, middle), (end + 1.56, middle))
@@ -259,7 +259,7 @@ def _attend(axes, lhc, channels):
     divisor = f"{lhc['att_embed_dim']}$^{{\\,{lhc['norm_c']} + T}}$"
     box(axes, 8.68, SCORES, 1.36, 0.8, f"row / {divisor},\nthen softmax", ORANGE, 10)
     arrow(axes, (7.67, SCORES - 0.3), (7.83, SCORES - 0.3), (7.83, 3.2), (8.0, 3.2))
-    warmth = "T, one a row:\nsigmoid of a Dense\nof the rows' means"
+    warmth = "T, one a row:\nsigmoid of Dense\nof rows' means"
     box(axes, 8.72, 3.2, 1.44, 0.85, warmth, ORANGE, 10)
     arrow(axes, (8.68, 3.64), (8.68, SCORES - 0.4))
     arrow(axes, (9.37, SCORES), (9.72, SCORES))
