@@ -609,7 +609,7 @@ def test_a_net_that_ship_py_made_teaches(loaded, tmp_path, monkeypatch):
     shipped, teacher = tmp_path / "Shipped", seeded()
     contents = packed.files(packed.pack(weights.to_arrays(teacher)))
     record = {
-        "architecture": {"network": "LHC_Net", "target_size": loaded.size, "lhc": {}},
+        "architecture": {"network": "LHC_Net", "target_size": loaded.size, "lhc": loaded.lhc},
         "files": packed.digests(contents),
         "parameters": 1,
         "made_from": {},
