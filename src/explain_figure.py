@@ -143,10 +143,10 @@ def _attention(part, explanation):
         )
         many = f"{heads} heads" if heads > 1 else "1 head"
         axes.set_title(_heading(number, many, f"{channels} channels"))
-        axes.set_anchor("N")  # their squares fill more or less of the height
         axes.set_axis_off()
     ticks = [FARTHEST**power for power in (-1, -0.5, 0, 0.5, 1)]
-    bar = part.colorbar(picture, ax=list(row), ticks=ticks, fraction=0.02, pad=0.01)
+    # Their squares fill more or less of the height: all begin at its top.
+    bar = part.colorbar(picture, ax=list(row), panchor="N", ticks=ticks, fraction=0.02, pad=0.01)
     bar.set_ticklabels(["1/16 or less", "1/4", "even share", "4 times", "16 or more"])
     bar.minorticks_off()
 

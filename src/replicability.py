@@ -178,5 +178,5 @@ def _same(expected, found):
         return [name.split("NVIDIA ")[-1] for name in found or []][: len(expected) or 1] == expected
     if found is None:
         return False
-    parts = list(zip(str(expected).split("."), str(found).split(".")))
+    parts = zip(str(expected).split("."), str(found).split("."))
     return all(a == b for a, b in parts)

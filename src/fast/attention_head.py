@@ -27,9 +27,9 @@ VECTORS = 128  # the most vectors (C,), one of each head and image, that a progr
 QUERY, KEY = 0, 1  # where queries and keys are along the third axis of `embedded`
 
 
-def columns_at_once(channels, most=None):
+def columns_at_once(channels, most=BLOCK):
     """Return how many of the channels a program has at once."""
-    return min(channels, most or BLOCK)
+    return min(channels, most)
 
 
 class HeadShape(NamedTuple):
