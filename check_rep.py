@@ -8,8 +8,8 @@
 Trains ResNet34v2 for one epoch from fixed seeds and compares the validation cross-entropy with
 the expected value in Known_Results.json of the settings folder (the paper's, unless you give
 others). Expected after the epoch's own line: `Replicable Results!` on the paper's setup, elsewhere
-`Not Replicable Results. Change your GPU!`. (That line's val_loss is Keras' own, from logits; the
-value is the original's, from probabilities that are cut off at 1e-7.)
+`Not Replicable Results. Change your GPU!`. (That line's val_loss is Keras' own, which TensorFlow
+computes from logits; the value is the original's, from probabilities that are cut off at 1e-7.)
 
 Exit codes: 0 identical, 1 different (repeatable, as far as --repeat has tried), 2 not repeatable
 here, 3 bad input, 4 a fault of the program.

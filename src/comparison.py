@@ -85,20 +85,9 @@ def answers(groups):
         return []
     question = (
         "**Does LHC help?** The same backbones trained on with LHC and without it, same epochs, "
-        "recipe and batches"
+        "recipe and batches. Where the seeds have the same teachers, an interval leaves out what "
+        "others would change:"
     )
-    taught = any(
-        stage["distillation"]
-        for recipe in recipes
-        for run in groups[recipe, "LHC"].values()
-        for stage in run.recipe["stages"]
-    )
-    if taught:
-        question += (
-            "; all seeds of a recipe have the same teachers, so the intervals leave out what other "
-            "ones would change"
-        )
-    question += ":"
     return ["\n".join([question, *(f"* {_answer(recipe, found)}" for recipe in recipes)])]
 
 
@@ -109,9 +98,10 @@ def _answer(recipe, found):
         "{:.2f} and {:.2f}".format(*(max(run.percent[s] for run in runs) for runs in zip(*couples)))
         for s in TEST
     ]
+    taught = ", all with the same teachers" if _share_teachers(couples) else ""
     text = (
-        f"{recipe}, {len(couples)} seeds: {_told(couples)}. Best of {len(couples)}, as the paper "
-        f"counts: {best[0]} %, with TTA {best[1]} %."
+        f"{recipe}, {len(couples)} seeds{taught}: {_told(couples)}. Best of {len(couples)}, as the "
+        f"paper counts: {best[0]} %, with TTA {best[1]} %."
     )
     controlled = found.get(((recipe, "Controller"), (recipe, "Control")))
     if not controlled:
@@ -119,6 +109,19 @@ def _answer(recipe, found):
     longer = sorted({len(y.history) for y, _ in controlled})
     epochs = f"{'/'.join(map(str, longer))} epochs longer, {len(controlled)} seeds"
     return f"{text} With controllers too, trained {epochs}: {_told(controlled)}."
+
+
+def _share_teachers(couples):
+    """Return whether the first runs of all couples had teachers, and those the same."""
+    folders = {
+        tuple(folder for stage in run.recipe["stages"] for folder in _teachers(stage))
+        for run, _ in couples
+    }
+    return len(folders) == 1 and folders != {()}
+
+
+def _teachers(stage):
+    return stage["distillation"]["teachers"] if stage["distillation"] else []
 
 
 def _told(couples):

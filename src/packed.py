@@ -221,7 +221,7 @@ def _arrays(content):
     """Return the arrays {name: array} of a file's content, which is as large as they are."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         if any(part.compress_type for part in archive.infolist()):
-            raise ValueError("found packed parts")
+            raise ValueError("found compressed parts")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return dict(arrays)
 
