@@ -5,7 +5,7 @@
 The original's way: TensorFlow enlarges one image after the other into whole float32 RGB arrays,
 which are then floored and saved one by one: 1.4 MB for each image, of which FER2013 has 28,709.
 Ours: `src.etl.write_images`. Both write the same bytes, which is checked; both start with the
-images in memory, and the median of the repeats is told. Needs TensorFlow and 2 GB; half a minute.
+images in memory, and the median of the repeats is told. Needs TensorFlow and 2 GB; a minute.
 
 The files go to the system's temporary folder. Within six minutes after many files were deleted
 (by this very benchmark, too) ext4 takes long to make new ones, which costs both the same time per
@@ -34,9 +34,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--images", type=int, default=1000, help="how many")
+    parser.add_argument("--threads", type=int, default=2, help="that decode and write at a time")
+    parser.add_argument("--repeats", type=int, default=3, help="of each way, which take turns")
     record.add_option(parser)
     options = parser.parse_args(argv)
 

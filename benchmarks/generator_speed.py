@@ -47,9 +47,11 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=384)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--images", type=int, default=384, help="of an epoch")
+    parser.add_argument("--threads", type=int, default=2, help="that make batches at a time")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="of each generator, which take turns"
+    )
     record.add_option(parser)
     options = parser.parse_args(argv)
 

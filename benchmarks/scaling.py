@@ -83,17 +83,34 @@ def parsed(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--devices", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--network", default="ResNet34", choices=("ResNet34", "LHC_Net"))
-    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
+    parser.add_argument(
+        "--devices",
+        type=int,
+        nargs="+",
+        default=[1, 2],
+        help="how many to compare, the first with the others",
+    )
+    parser.add_argument(
+        "--network",
+        default="ResNet34",
+        choices=("ResNet34", "LHC_Net"),
+        help="to train, or to predict with",
+    )
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        default=KINDS,
+        choices=KINDS,
+        help="weak: a batch for each device; strong: one shared by all; TTA",
+    )
     parser.add_argument("--batch", type=int, default=256, help="images a device")
     parser.add_argument("--global-batch", type=int, nargs="+", default=[256], help="of strong")
     parser.add_argument("--images", type=int, default=16384, help="of an epoch, a device")
     parser.add_argument("--epochs", type=int, default=4, help="the first one is not counted")
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--steps-per-execution", type=int, default=8)
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--rounds", type=int, default=1, help="through all numbers of devices")
+    parser.add_argument("--steps-per-execution", type=int, default=8, help="in one call")
+    parser.add_argument("--size", type=int, default=224, help="of the images, in pixels")
+    parser.add_argument("--precision", default="bfloat16", help="float32 or bfloat16")
     parser.add_argument("--compiled", metavar="FOLDER", help="where compiled steps are kept")
     parser.add_argument("--profile", action="store_true", help="JAX: how long devices wait")
     record.add_option(parser)

@@ -38,9 +38,11 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--script", default="ResNet34_Train")
-    parser.add_argument("--settings", type=Path, default=Path("Settings/TeacherNet"))
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--script", default="ResNet34_Train", help="to start")
+    parser.add_argument(
+        "--settings", type=Path, default=Path("Settings/TeacherNet"), help="that it starts with"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="of the start with a cache")
     record.add_option(parser)
     options = parser.parse_args(argv)
     load_before = record.load()

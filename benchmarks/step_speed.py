@@ -46,11 +46,15 @@ def main(argv=None):
     parser.add_argument("--cpu", action="store_true", help="measure on the CPU")
     parser.add_argument("--batch", type=int, help="images a step (256; with --cpu 32)")
     parser.add_argument("--precision", help="default: bfloat16; with --cpu float32")
-    parser.add_argument("--numerics", nargs="+", choices=NUMERICS, default=NUMERICS)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument(
+        "--numerics", nargs="+", choices=NUMERICS, default=NUMERICS, help="to compare"
+    )
+    parser.add_argument(
+        "--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="to compare"
+    )
     parser.add_argument("--size", type=int, default=SIZE, help="--cpu: pixels of an image's side")
     parser.add_argument("--steps", type=int, help="steps of a turn (20; with --cpu 2)")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=7, help="of each, which take turns")
     record.add_option(parser)
     parser.add_argument("--only-torch", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--contestant", nargs=2, help=argparse.SUPPRESS)

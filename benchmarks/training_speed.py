@@ -30,12 +30,16 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--network", default="ResNet34", choices=("ResNet34", "LHC_Net"))
-    parser.add_argument("--images", type=int, default=20000)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--precision", default="bfloat16")
-    parser.add_argument("--steps-per-execution", type=int, default=8)
+    parser.add_argument(
+        "--network", default="ResNet34", choices=("ResNet34", "LHC_Net"), help="to train"
+    )
+    parser.add_argument("--images", type=int, default=20000, help="of an epoch")
+    parser.add_argument("--batch", type=int, default=64, help="images of a step")
+    parser.add_argument(
+        "--epochs", type=int, default=4, help="the first of which compiles and does not count"
+    )
+    parser.add_argument("--precision", default="bfloat16", help="float32 or bfloat16")
+    parser.add_argument("--steps-per-execution", type=int, default=8, help="in one call")
     record.add_option(parser)
     options = parser.parse_args(argv)
 
