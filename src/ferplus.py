@@ -10,9 +10,8 @@ import numpy as np
 
 from src import delimited
 from src.errors import UserError
-from src.names import CLASSES, USAGES, label_of, split_of
+from src.names import CLASSES, USAGES, VOTED_TOO, label_of, split_of
 
-OTHERS = ("contempt", "unknown", "nf")
 COUNT = re.compile(r"\s*(\d{1,3})([.,]0*)?\s*", re.ASCII)
 
 
@@ -26,7 +25,7 @@ def relabel(splits, path):
     votes = _votes(path)
     relabelled = {}
     for split, (images, _) in splits.items():
-        found = votes.get(split, np.empty((0, len(CLASSES + OTHERS)), np.uint16))
+        found = votes.get(split, np.empty((0, len(CLASSES + VOTED_TOO)), np.uint16))
         if len(found) != len(images):
             raise UserError(
                 f"{path}: expected a row for each of the {len(images)} pictures of "
@@ -56,12 +55,12 @@ def _votes(path):
     names = [cell.strip().lower() for cell in cells]
     labels = [label_of(name) for name in names]
     wanted = [label for label in range(len(CLASSES)) if labels.count(label) == 1]
-    if len(wanted) < len(CLASSES) or any(names.count(name) != 1 for name in ("usage", *OTHERS)):
+    if len(wanted) < len(CLASSES) or any(names.count(name) != 1 for name in ("usage", *VOTED_TOO)):
         raise UserError(
             f"{path}, line {number}: expected FERPlus' fer2013new.csv with the header `Usage,Image "
             f"name,neutral,...,contempt,unknown,NF`, found {', '.join(names)[:60]!r}"
         )
-    columns = [labels.index(label) for label in wanted] + [names.index(name) for name in OTHERS]
+    columns = [labels.index(label) for label in wanted] + [names.index(name) for name in VOTED_TOO]
     usage, votes = names.index("usage"), {}
     with delimited.lines(path) as lines:
         next(lines)

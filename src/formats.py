@@ -21,10 +21,9 @@ import numpy as np
 from src import delimited
 from src.delimited import BLANK
 from src.errors import UserError
-from src.names import CLASSES, PIXELS, SIZE, USAGES, split_of
+from src.names import CLASSES, PIXELS, SIZE, USAGES, VOTED_TOO, split_of
 
 ORIGINAL, KAGGLE, WITHOUT_USAGE = "original", "Kaggle", "Kaggle without Usage"
-VOTES = {"contempt", "unknown", "nf"}  # columns of FERPlus, beside those of the classes
 # Row numbers, as pandas saves them, and columns that a spreadsheet has left empty.
 INDEX = re.compile(r"|index|unnamed: ?\d+")
 LABEL = re.compile(r"\s*0*([0-6])([.,]0*)?\s*")
@@ -55,7 +54,7 @@ def layout(path):
         return found
     if not names:
         raise UserError(f"{path}: empty, expected a header line; delete it and fetch it again")
-    if VOTES < set(names):
+    if set(VOTED_TOO) < set(names):
         raise UserError(
             f"{path}: found FERPlus' votes, which are labels without pictures; give them beside "
             f"the pictures: `python Download_Data.py --from fer2013.csv --labels {path}`"

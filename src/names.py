@@ -4,6 +4,7 @@ copies of it on (REFERENCE.md section 2)."""
 import re
 
 CLASSES = ("Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Neutral")
+VOTED_TOO = ("contempt", "unknown", "nf")  # columns of FERPlus, beside those of the classes
 USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}  # Kaggle's names
 SPLITS = tuple(USAGES)
 SIZE = 48

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from src.errors import UserError
+from src.names import SIZE
 
-SIZE = 48
 PIXEL = 2 / SIZE  # lengths are in face units: the picture spans -1...1, y points down
 
 # What the muscles do: lengths in face units, then amounts. Faces lie between Neutral and theirs.
