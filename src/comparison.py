@@ -106,9 +106,11 @@ def _answer(recipe, found):
     controlled = found.get(((recipe, "Controller"), (recipe, "Control")))
     if not controlled:
         return text
-    longer = sorted({len(y.history) for y, _ in controlled})
-    epochs = f"{'/'.join(map(str, longer))} epochs longer, {len(controlled)} seeds"
-    return f"{text} With controllers too, trained {epochs}: {_told(controlled)}."
+    longer = "/".join(map(str, sorted({len(run.history) for run, _ in controlled})))
+    return (
+        f"{text} With controllers too, trained {longer} epochs longer, {len(controlled)} seeds: "
+        f"{_told(controlled)}."
+    )
 
 
 def _share_teachers(couples):

@@ -210,8 +210,9 @@ def work(jobs, gpus=(), each=1, seconds=None):
             time.sleep(POLL_SECONDS)
             for entry in [entry for entry in running if entry[2].poll() is not None]:
                 running.remove(entry)
-                interrupts.children.remove(entry[2])
-                _tell_end(entry[0], *entry[2:])
+                job, _, process, begun = entry
+                interrupts.children.remove(process)
+                _tell_end(job, process, begun)
     finally:  # the time is up, or a log cannot be written
         _stop(running)
     return [job for job in left if not job.is_done()]

@@ -207,11 +207,10 @@ def read(folder):
     surplus = _weights_in(folder) - set(told)
     if surplus:
         raise UserError(f"{folder / min(surplus)}: {RECORD} names no such file: {AGAIN}")
-    contents = {name: _content(folder / name, expected) for name, expected in told.items()}
     parts = {}
     try:
-        for content in contents.values():
-            parts.update(_arrays(content))
+        for name, expected in told.items():
+            parts.update(_arrays(_content(folder / name, expected)))
         return unpack(parts)
     except (ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{folder}: no net of Ship.py's ({shown(error)}): {AGAIN}") from None

@@ -101,4 +101,3 @@ def test_a_name_is_whole_or_not_there(told, tmp_path, monkeypatch):
     monkeypatch.setattr(secrets, "token_hex", full)
     compiled.keep_in(tmp_path / "Compiled")
     assert told == {} and list((tmp_path / "home").iterdir()) == []
-    monkeypatch.undo()

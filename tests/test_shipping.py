@@ -246,7 +246,7 @@ def test_prediction_takes_it_and_settings_of_another_net_are_told(world, shipped
         predict_nets.load(predict_nets.choose(other), other)
 
 
-def test_a_folder_of_somebody_elses_is_told_before_anything_is_computed(world, tmp_path, capsys):
+def test_a_folder_of_somebody_elses_is_told_before_anything_is_computed(world, tmp_path):
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(UserError, match="README.md: is there already, and without net.json"):
         shipping.ship(None, settings.load(world.folder), "LHC", tmp_path)
