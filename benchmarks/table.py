@@ -8,12 +8,11 @@ the command that makes them. tests/test_benchmarks.py checks that the tables are
 
 import json
 import sys
-from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.markdown import between, table, words  # noqa: E402
+from src.markdown import between, counted, table, words  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 README, FOLDER = HERE / "README.md", HERE / "results"
@@ -66,6 +65,10 @@ EXPECTED = {  # name: what it measures, the command without --save
     "scaling_gpu4_strong": (
         "a fixed batch, and TTA, on two and four GPUs",
         f"{SCALING} 1 2 4 --kinds strong TTA --global-batch 256 1024",
+    ),
+    "scaling_gpu4_groups": (
+        "four GPUs, eight batches in a call",
+        f"{SCALING} 1 4 --kinds weak strong --global-batch 128 256",
     ),
     "scaling_gpu8_ResNet34": (
         "eight GPUs, ResNet34, and TTA",
@@ -152,7 +155,7 @@ def runs(found):
     for name, content in found.items():
         machine, setting = content["machine"], content["setting"]
         facts = [f"{machine['cpu']}, {machine['cores']} cores"]
-        facts[:0] = [gpus(machine)] if machine["gpus"] else []
+        facts[:0] = [counted(machine["gpus"])] if machine["gpus"] else []
         before, after = machine["load"]
         # Of some nobody wrote down how it was before.
         facts.append(
@@ -175,14 +178,8 @@ def runs(found):
 
 def device(content):
     machine, backend = content["machine"], content["setting"]["backend"]
-    name = gpus(machine) or f"{machine['cpu']}, {machine['cores']} cores"
+    name = counted(machine["gpus"]) or f"{machine['cpu']}, {machine['cores']} cores"
     return f"{name}, {NAMES[backend]} {content['versions'][backend]}"
-
-
-def gpus(machine):
-    """Return the names of the GPUs, "2 × NVIDIA H200", or ""."""
-    count = Counter(machine["gpus"])
-    return ", ".join(name if n == 1 else f"{n} × {name}" for name, n in count.items())
 
 
 def decimals(median):

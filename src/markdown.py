@@ -1,5 +1,7 @@
 """Tables in Markdown pages, between two marks that a script finds again."""
 
+from collections import Counter
+
 
 def table(rows, sides):
     """Return rows, the first of them the head, as a Markdown table of even columns.
@@ -20,6 +22,12 @@ def table(rows, sides):
 
 def words(value):
     return "/".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def counted(names):
+    """Return names in one text, each once: "2 × NVIDIA H200, NVIDIA L4"."""
+    times = Counter(names).items()
+    return ", ".join(name if count == 1 else f"{count} × {name}" for name, count in times)
 
 
 def between(text, begin, end, parts):

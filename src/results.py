@@ -18,7 +18,7 @@ import pandas as pd
 from src import strict_json
 from src.errors import UserError, shown
 from src.files import replace_all
-from src.markdown import table
+from src.markdown import counted, table
 from src.run_record import GOES_ON_FROM, HISTORY, NETWORKS, RECORD
 from src.settings import STAGE_DEFAULTS, Settings
 
@@ -88,7 +88,7 @@ def read_run(paths, network):
             raise ValueError("found a training that was not complete")
         settings = Settings(record["settings"])
         recipe = settings.recipe(network)
-        card = ", ".join(record["versions"]["gpus"]) or record["versions"]["cpu"]
+        card = counted(record["versions"]["gpus"]) or record["versions"]["cpu"]
     with readable(history_path):
         columns = ["epoch", "val_loss", "val_categorical_accuracy", "seconds"]
         history = pd.read_csv(str(history_path))[columns].astype(float).to_dict("records")

@@ -19,7 +19,7 @@ from src import (
 from src.dataset import CLASSES
 from src.errors import UserError
 from src.files import file_digest, write_file
-from src.markdown import table
+from src.markdown import counted, table
 from src.settings import Settings
 
 LIMIT = 0.1  # points of accuracy that packing may cost
@@ -197,7 +197,7 @@ def card(record):
         start=STARTS[made["start"]],
         recipe=table(rows, "<><"),
         seeds=", ".join(map(str, seeds)),
-        card=", ".join(versions.get("gpus") or [versions["cpu"]]),
+        card=counted(versions.get("gpus") or [versions["cpu"]]),
         versions=", ".join(f"{key} {versions[key]}" for key in VERSIONS if versions.get(key)),
         data=made["data"],
         accuracy=table(accuracy, "<>>>>"),

@@ -252,7 +252,7 @@ def test_published_accuracies_follow_from_the_predictions(group, fer2013_labels)
             assert 100 * right.mean() == pytest.approx(run.percent[split], abs=1e-10)
 
 
-@pytest.mark.parametrize("recipe", ["FromScratch", "NextGeneration"])
+@pytest.mark.parametrize("recipe", ["AllDevices", "FromScratch", "NextGeneration"])
 def test_the_teacher_of_the_published_backbones_is_here_and_whole(recipe):
     (stage,) = settings.load(ROOT / "Settings" / recipe).recipe("ResNet34")["stages"]
     (folder,) = stage["distillation"]["teachers"]
@@ -262,14 +262,29 @@ def test_the_teacher_of_the_published_backbones_is_here_and_whole(recipe):
         assert digest == file_digest(ROOT / folder / packed.RECORD, "sha256"), record
 
 
+AVERAGED = [
+    ("FromScratch", "ResNet34"),
+    ("FromScratch", "LHC"),
+    ("NextGeneration", "ResNet34"),
+    ("TeacherNet", "ResNet34"),
+]
+
+
 def test_published_averages_follow_from_the_predictions(fer2013_labels):
     text = " ".join((ROOT / "Experiments" / "README.md").read_text(encoding="utf-8").split())
-    for group in (("FromScratch", "ResNet34"), ("FromScratch", "LHC"), ("TeacherNet", "ResNet34")):
+    for group in AVERAGED:
         runs = PUBLISHED[group].values()
         mean = sum(run.probabilities["val"] for run in runs)
         right = 100 * (mean.argmax(axis=1) == fer2013_labels["val"]).mean()
         one = np.mean([run.percent["val"] for run in runs])
         assert re.search(rf"{right:.2f} % \((one of them: )?{one:.2f} %\)", text), group
+
+
+def test_names_are_counted():
+    assert markdown.counted(["NVIDIA H200", "NVIDIA H200", "NVIDIA L4"]) == (
+        "2 × NVIDIA H200, NVIDIA L4"
+    )
+    assert markdown.counted([]) == ""
 
 
 @pytest.mark.parametrize("text", [f"{BEGIN} {BEGIN} {END}", f"{END} {BEGIN}", f"a {BEGIN}", END])
