@@ -34,6 +34,7 @@ MOST = 40_000_000  # bytes of all of them
 OVERHEAD = 1000  # bytes beside an array's own, generously: names and shapes, twice
 BITS = ((1_000_000, 9), (300_000, 10), (20_000, 12))  # of so many numbers or more: 9 to 16 each
 AGAIN = "take a new copy of the folder, or make it anew with Ship.py"
+TRAINING = settings.SCHEMA["properties"][settings.FILES["training"]]
 SCHEMA = {
     "definitions": settings.SCHEMA["definitions"],
     "type": "object",
@@ -44,7 +45,7 @@ SCHEMA = {
             "required": ["network", "target_size", "lhc"],
             "properties": {
                 "network": {"enum": ["LHC_Net", "LHC_NetC"]},
-                "target_size": {"type": "integer"},
+                "target_size": TRAINING["properties"]["target_size"],
                 "lhc": settings.SCHEMA["properties"][settings.FILES["lhc"]],
             },
         },
@@ -191,11 +192,25 @@ def record(folder):
         found = strict_json.read(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({shown(error)}): {AGAIN}") from None
-    wrong = next(strict_json.Validator(SCHEMA).iter_errors(found), None)
+    problem = _problem(found)
+    if problem:
+        raise UserError(f"{path} is damaged ({shown(problem)}): {AGAIN}")
+    return found
+
+
+def _problem(record):
+    """Return what is wrong with the content of a net.json, or None."""
+    wrong = next(strict_json.Validator(SCHEMA).iter_errors(record), None)
     if wrong:
         where = ".".join(map(str, wrong.absolute_path)) or "its content"
-        raise UserError(f"{path} is damaged ({shown(f'{where}: {wrong.message}')}): {AGAIN}")
-    return found
+        return f"{where}: {wrong.message}"
+    shape = record["architecture"]
+    heads = shape["lhc"]["num_heads"]
+    wrong = settings.wrong_heads(heads, shape["target_size"])
+    if wrong:
+        module, allowed = wrong
+        return f"architecture.lhc.num_heads.{module}: expected {allowed}, found {heads[module]}"
+    return None
 
 
 def read(folder):

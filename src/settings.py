@@ -210,6 +210,17 @@ def resolutions(size):
     return [-(-size // factor) for factor in (4, 4, 8, 16, 32)]
 
 
+def wrong_heads(heads, size):
+    """Return (module, what is allowed) of the first of five numbers of heads that does not divide
+    its map's positions, or None.
+    """
+    for i, side in enumerate(resolutions(size)):
+        if side**2 % heads[i]:
+            divisors = [str(n) for n in range(1, side**2 + 1) if side**2 % n == 0]
+            return i, f"{', '.join(divisors)} for the {side} x {side} map at target_size {size}"
+    return None
+
+
 def _read(folder):
     """Return {file name: content} of a folder's JSON files, of which there must be one."""
     try:
@@ -316,12 +327,11 @@ def _check(settings):
                     stage["distillation"]["teachers"] = [_usable(path) for path in teachers]
                 except ValueError as error:
                     raise _error(folder, where, _short(teachers), error) from None
-    for i, side in enumerate(resolutions(size)):
+    wrong = wrong_heads(settings.lhc["num_heads"], size)
+    if wrong:
+        i, allowed = wrong
         heads = settings.lhc["num_heads"][i]
-        if side**2 % heads:
-            divisors = [str(n) for n in range(1, side**2 + 1) if side**2 % n == 0]
-            allowed = f"{', '.join(divisors)} for the {side} x {side} map at target_size {size}"
-            raise _error(folder, [FILES["lhc"], "num_heads", i], heads, allowed)
+        raise _error(folder, [FILES["lhc"], "num_heads", i], heads, allowed)
     shift, precision = settings.evaluation["shift"], settings.runtime["precision"]
     if shift > size / 2:
         allowed = f"0 to {size // 2}, half of target_size"

@@ -45,7 +45,7 @@ def write(folder, arrays):
     record = {
         "architecture": {
             "network": "LHC_Net",
-            "target_size": 32,
+            "target_size": 224,
             "lhc": settings.load(settings.DEFAULTS).lhc,
         },
         "files": packed.digests(contents),
@@ -197,13 +197,23 @@ def test_a_crafted_file_is_one_line(folder, content):
     assert "\n" not in str(caught.value)
 
 
-def test_the_shape_of_attention_is_checked(folder):
+@pytest.mark.parametrize(
+    "heads, size, message",
+    [
+        ([1], 224, "architecture.lhc.num_heads: "),
+        ([8, 8, 7, 7, 2], 224, "architecture.lhc.num_heads.4: expected 1, 7, 49 for the 7 x 7 map"),
+        ([1] * 5, 10**9, "architecture.target_size: 1000000000 is greater"),
+    ],
+    ids=["one module", "no divisor", "size"],
+)
+def test_the_shape_of_the_net_is_checked(folder, heads, size, message):
     record = folder / packed.RECORD
     shape = json.loads(record.read_text())["architecture"]
-    shape["lhc"]["num_heads"] = [1]
+    shape["lhc"]["num_heads"], shape["target_size"] = heads, size
     change(record, "architecture", shape)
-    with pytest.raises(UserError, match="architecture.lhc.num_heads"):
+    with pytest.raises(UserError, match=message) as caught:
         packed.record(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_current_folder_can_hold_a_net(arrays, tmp_path, monkeypatch):
