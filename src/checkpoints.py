@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from src.errors import UserError
+from src.files import bytes_of
 
 LARGEST_INDEX = 1 << 24  # bytes; the published ones have 17 kB
 LARGEST_NOTE = 1 << 16  # bytes of the file `checkpoint`; the published ones have under 100
@@ -45,11 +46,13 @@ def check_checkpoint_file(file, name):
     An index must be whole, plain and true to its checksums. A data file is compared with the
     `.index` beside it, where there is one: its length and every tensor's checksum.
     """
-    if not _bytes(file):
+    if not bytes_of(file):
         raise UserError(f"{file}: {'empty' if file.exists() else 'not found'}")
     if name == "checkpoint":
-        if _bytes(file) > LARGEST_NOTE:
-            raise UserError(f"{file}: expected at most {LARGEST_NOTE} bytes, found {_bytes(file)}")
+        if bytes_of(file) > LARGEST_NOTE:
+            raise UserError(
+                f"{file}: expected at most {LARGEST_NOTE} bytes, found {bytes_of(file)}"
+            )
         if "model_checkpoint_path" not in file.read_text(errors="replace"):
             raise UserError(f'{file}: expected the text "model_checkpoint_path"')
     elif name.endswith(".index"):
@@ -128,10 +131,6 @@ def load_checkpoint(model, prefix):
     weights.assign(model, arrays, prefix)
 
 
-def _bytes(file):
-    return file.stat().st_size if file.is_file() else 0
-
-
 def read_index(index):
     """Return {key: Entry} of a checkpoint's index; raise UserError if anything in it is odd.
 
@@ -140,8 +139,8 @@ def read_index(index):
     each other one describes a tensor; both are protocol buffers. Whatever TensorFlow itself would
     not write (several data files, packed blocks, slices, unknown fields) is refused.
     """
-    if _bytes(index) > LARGEST_INDEX:
-        raise UserError(f"{index}: expected at most {LARGEST_INDEX} bytes, found {_bytes(index)}")
+    if bytes_of(index) > LARGEST_INDEX:
+        raise UserError(f"{index}: expected at most {LARGEST_INDEX} bytes, found {bytes_of(index)}")
     table = index.read_bytes()
     try:
         if len(table) < 48 or table[-8:] != TABLE_MAGIC:
@@ -183,8 +182,8 @@ def _check_data(file, entries):
     """Raise UserError if a data file isn't the one that an index's entries describe."""
     from src.crc32c import crc32c, masked  # not before: compiling takes a second
 
-    if _bytes(file) != data_size(entries):
-        raise UserError(f"{file}: expected {data_size(entries)} bytes, found {_bytes(file)}")
+    if bytes_of(file) != data_size(entries):
+        raise UserError(f"{file}: expected {data_size(entries)} bytes, found {bytes_of(file)}")
     with open(file, "rb") as data:
         for key, entry in sorted(entries.items(), key=lambda item: item[1].offset):
             data.seek(entry.offset)

@@ -22,7 +22,7 @@ import requests
 
 from src import strict_json
 from src.errors import UserError
-from src.files import file_digest
+from src.files import bytes_of, file_digest
 from src.progress import progress_bar
 
 TIMEOUT = (10, 60)  # seconds to connect, seconds of silence
@@ -84,7 +84,7 @@ def fetch(url, path, md5=None, check=None, hint="", largest=LARGEST):
                     f"it took longer than {patience / 60:.0f} minutes",
                     "Run the command again, which goes on where it stopped",
                 )
-            arrived = _size(part)
+            arrived = bytes_of(part)
             failures = 1 if arrived > furthest else failures + 1
             furthest = max(furthest, arrived)
             if failures > RETRIES:
@@ -97,7 +97,7 @@ def fetch(url, path, md5=None, check=None, hint="", largest=LARGEST):
         _note(part).unlink(missing_ok=True)  # first, or it would stay where a kill comes between
         os.replace(part, path)
     except UserError as error:
-        if not _size(part):
+        if not bytes_of(part):
             _discard(part)
         advice = getattr(error, "advice", "Try again later")
         raise UserError(
@@ -128,7 +128,7 @@ def _transfer(url, part, largest, deadline):
     Raises Interrupted if trying again may help, else UserError.
     """
     origin = _origin(part, url)
-    offset = _size(part) if origin else 0
+    offset = bytes_of(part) if origin else 0
     headers = {"Accept-Encoding": "identity"}  # lengths and ranges count the file's own bytes
     if offset:
         headers["Range"] = f"bytes={offset}-"
@@ -155,7 +155,7 @@ def _transfer(url, part, largest, deadline):
                 "Set this machine's clock, or name your proxy's certificates in REQUESTS_CA_BUNDLE",
             ) from None
         raise Interrupted(f"the connection to {host} failed ({kind})") from None
-    arrived = _size(part)
+    arrived = bytes_of(part)
     if total is not None and arrived < total:
         raise Interrupted(f"the connection ended after {arrived} of {total} bytes")
     if total is not None and arrived > total:
@@ -279,7 +279,7 @@ def _receive(response, part, start, total, largest, deadline):
 def _verify(part, md5, check, resumed):
     """Raise UserError if a complete part is not the file; Interrupted if only its seam may be."""
     try:
-        if not _size(part):
+        if not bytes_of(part):
             raise UserError("the server sent an empty file")
         if md5 is not None and file_digest(part, "md5") != md5:
             raise UserError(f"expected MD5 {md5}, found {file_digest(part, 'md5')}")
@@ -290,10 +290,6 @@ def _verify(part, md5, check, resumed):
         if resumed:
             raise Interrupted(str(error)) from None
         raise
-
-
-def _size(part):
-    return part.stat().st_size if part.is_file() else 0
 
 
 def _note(part):

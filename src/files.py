@@ -122,6 +122,11 @@ def _part(path):
     return f"{path}.{os.getpid()}-{secrets.token_hex(4)}.part"
 
 
+def bytes_of(path):
+    """Return how many bytes a file has; 0 where there is none."""
+    return path.stat().st_size if path.is_file() else 0
+
+
 def file_digest(path, algorithm):
     """Return the hex digest of a file by an algorithm of hashlib, such as "sha256"."""
     found = hashlib.new(algorithm)

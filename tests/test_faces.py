@@ -117,6 +117,10 @@ def test_without_opencv(monkeypatch):
         faces.detector()
 
 
+def test_the_advice_installs_the_required_opencv():
+    assert faces.INSTALL[len("pip install ") :] in (ROOT / "requirements.txt").read_text().split()
+
+
 def test_opencv_without_haar_cascades(monkeypatch):
     fake(monkeypatch, [])
     del sys.modules["cv2"].CascadeClassifier
