@@ -17,7 +17,7 @@ from src import (
     sample,
 )
 from src.errors import UserError
-from src.files import lock, replace, replace_folder
+from src.files import bytes_of, lock, replace, replace_folder
 from src.lhc import ARGUMENTS, LHC
 from src.names import CLASSES
 from src.pixels import enlarge, rgb
@@ -224,4 +224,4 @@ def latency(run, network, image):
 
 def _megabytes(path):
     files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+    return sum(map(bytes_of, files)) / 1e6
