@@ -169,6 +169,14 @@ def test_does_lhc_help(collected, monkeypatch):
     page = (experiments / "README.md").read_text(encoding="utf-8")
     assert helps in page and "not computed" in page
 
+    groups = results.read(experiments)
+    alone = {("Alone", name): groups["Mine", name] for name in ("ResNet34", "LHC")}
+    (text,) = comparison.answers({**alone, **groups})
+    start = "beside the backbones at their start, without a control"
+    assert f"* Alone, 3 seeds, {start}: +17.50" in text
+    assert "Best of 3, as the paper counts: 85.00 and 65.00 %" in text and f"seeds: {helps}" in text
+    assert comparison.answers(alone) == [], "that LHC brings nothing but more epochs is not told"
+
     monkeypatch.setattr(results_pages.dataset, "csv_path", lambda *args: experiments / "README.md")
     monkeypatch.setattr(results_pages.dataset, "load", lambda *args: (None, LABELS))
     monkeypatch.setattr(results_pages.dataset, "describe", lambda *args: "FER2013, unchanged")
@@ -252,7 +260,7 @@ def test_published_accuracies_follow_from_the_predictions(group, fer2013_labels)
             assert 100 * right.mean() == pytest.approx(run.percent[split], abs=1e-10)
 
 
-@pytest.mark.parametrize("recipe", ["AllDevices", "FromScratch", "NextGeneration"])
+@pytest.mark.parametrize("recipe", ["AllDevices", "FromScratch", "Longer", "NextGeneration"])
 def test_the_teacher_of_the_published_backbones_is_here_and_whole(recipe):
     (stage,) = settings.load(ROOT / "Settings" / recipe).recipe("ResNet34")["stages"]
     (folder,) = stage["distillation"]["teachers"]
@@ -265,6 +273,8 @@ def test_the_teacher_of_the_published_backbones_is_here_and_whole(recipe):
 AVERAGED = [
     ("FromScratch", "ResNet34"),
     ("FromScratch", "LHC"),
+    ("Longer", "ResNet34"),
+    ("Longer", "LHC"),
     ("NextGeneration", "ResNet34"),
     ("TeacherNet", "ResNet34"),
 ]
