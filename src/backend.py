@@ -786,20 +786,28 @@ def _chain(first, rest):
 def training_state(model, trained):
     """Return {name: array} of all that training changes: layers, random generators, optimizer.
 
-    model: the net; trained: the compiled model around it, or itself.
+    model: the net; trained: the compiled model around it, or itself. Training on leaves the arrays
+    as they are. On JAX they are still on the device; NumPy fetches them in any thread.
     """
-    named = _state_variables(model, trained)
-    return {name: np.array(to_numpy(variable)) for name, variable in named.items()}
+    return {name: _kept(variable) for name, variable in _state_variables(model, trained).items()}
 
 
-def names_in_state(model, trained):
-    """Return {id of a variable: its name in a `training_state`}."""
+def names_in_state(model, trained=None):
+    """Return {id of a variable: its name in a `training_state`}; without `trained`, the layers'."""
     named = _state_variables(model, trained)
     return {id(variable): name for name, variable in named.items()}
 
 
+def _kept(variable):
+    # What several machines share, all of their processes have to read, and at once.
+    if NAME == "jax" and variable.value.is_fully_addressable:
+        return variable.value.copy()
+    return np.array(to_numpy(variable))
+
+
 def _state_variables(model, trained):
-    groups = {"layer": _layer_variables(model), "optimizer": _optimizer_variables(trained)}
+    optimizer = [] if trained is None else _optimizer_variables(trained)
+    groups = {"layer": _layer_variables(model), "optimizer": optimizer}
     return {
         f"{kind}_{number}": variable
         for kind, variables in groups.items()
@@ -835,7 +843,7 @@ def _assign(variables, arrays, kind):
         found, expected = arrays.get(name), to_numpy(variable)
         if found is None or (found.shape, found.dtype) != (expected.shape, expected.dtype):
             raise ValueError(f"found another shape or type of {name} than this network has")
-        variable.assign(found)
+        variable.assign(np.array(found))  # a copy: on JAX, training uses up what is a variable's
 
 
 def _layer_variables(model):

@@ -165,18 +165,14 @@ class Keeper:
             "random": backend.random_state(),
             "feed": feed,
         }
-        best = None
-        if better:
-            with self.feed.averaged():
-                best = weights.to_arrays(self.model)
-        architecture = weights.architecture_of(self.model, self.settings)
 
         def write():
             self.run.keep(values, arrays)
             if better:
+                best = weights.in_state(self.model, descent.judged(arrays, feed["averages"]))
+                architecture = weights.architecture_of(self.model, self.settings)
                 weights.write(best, self.run.folder / runs.WEIGHTS, architecture)
 
-        # All processes read, since reading a variable may take all of them.
         self.run.later(write)
 
     def _scalars(self, progress, row):

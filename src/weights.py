@@ -45,6 +45,15 @@ def to_arrays(model):
     return take(named_variables(model))
 
 
+def in_state(model, state):
+    """Return {"layer/variable": float32 array} of what a `backend.training_state` of it holds."""
+    names = backend.names_in_state(model)
+    return {
+        name: np.asarray(state[names[id(variable)]])[index]
+        for name, (variable, index) in named_variables(model).items()
+    }
+
+
 def assign(model, arrays, source, ignore=()):
     """Put `arrays` ({"layer/variable": array}) into `model`.
 

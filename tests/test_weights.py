@@ -1,5 +1,6 @@
 """Weights in and out: our own files, the ImageNet layout, checkpoints, and everything broken."""
 
+import concurrent.futures
 import io
 import json
 import os
@@ -433,6 +434,22 @@ def test_weights_pass_from_net_to_net():
         weights.transfer(target, source)
     with pytest.raises(UserError, match="lhc1/query_key_0/kernel"):
         weights.transfer(tiny(heads=1), source)
+
+
+@pytest.mark.parametrize("numerics", ["reference", "fast"])
+def test_a_training_state_holds_the_weights_whatever_trains_on(numerics):
+    net = tiny(numerics=numerics)
+    expected = weights.to_arrays(net)
+    backend.compile_model(net, "adam", 0.5)
+    state = backend.training_state(net, net)
+    x, y = IMAGES, np.eye(7, dtype=np.float32)[:3]
+    net.fit(x, y, batch_size=3, shuffle=False, verbose=0)
+    assert not same(net, tiny(numerics=numerics))
+    with concurrent.futures.ThreadPoolExecutor(1) as other:
+        found = other.submit(weights.in_state, net, state).result()
+    assert list(found) == list(expected)
+    for name, array in expected.items():
+        assert found[name].dtype == np.float32 and np.array_equal(found[name], array), name
 
 
 def test_the_start_is_the_imagenet_file_without_the_head(imagenet, settings_folder, tmp_path):
