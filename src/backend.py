@@ -801,7 +801,7 @@ def names_in_state(model, trained=None):
 def _kept(variable):
     # What several machines share, all of their processes have to read, and at once.
     if NAME == "jax" and variable.value.is_fully_addressable:
-        return variable.value.copy()
+        return copy(variable.value)
     return np.array(to_numpy(variable))
 
 

@@ -169,11 +169,15 @@ class Keeper:
         def write():
             self.run.keep(values, arrays)
             if better:
-                best = weights.in_state(self.model, descent.judged(arrays, feed["averages"]))
-                architecture = weights.architecture_of(self.model, self.settings)
-                weights.write(best, self.run.folder / runs.WEIGHTS, architecture)
+                self._write_best(descent.judged(arrays, feed["averages"]))
 
         self.run.later(write)
+
+    def _write_best(self, judged):
+        """Write the weights that a training state has, which is one of `descent.judged`."""
+        architecture = weights.architecture_of(self.model, self.settings)
+        best = weights.in_state(self.model, judged)
+        weights.write(best, self.run.folder / runs.WEIGHTS, architecture)
 
     def _scalars(self, progress, row):
         """Return {name: number} of an epoch: its row, its last learning rate, and of LHC-NetC each
@@ -203,18 +207,16 @@ class Keeper:
         """
         values, arrays = self.resumed
         progress = Progress(**values["progress"])
-        path = self.run.folder / runs.WEIGHTS
-        architecture = weights.architecture_of(self.model, self.settings)
         best = progress.best_epoch == progress.epoch
         with runs.intact(self.run.folder / runs.STATE):
             judged = descent.judged(arrays, values["feed"]["averages"]) if best else arrays
             backend.set_layer_state(self.model, judged)
             backend.set_random_state(values["random"])
         if best:
-            found = weights.to_arrays(self.model)
-            self.run.later(lambda: weights.write(found, path, architecture))
+            self.run.later(lambda: self._write_best(judged))
         else:
-            weights.load(self.model, path, architecture)
+            architecture = weights.architecture_of(self.model, self.settings)
+            weights.load(self.model, self.run.folder / runs.WEIGHTS, architecture)
         best_weights = self.model.get_weights()
         backend.set_layer_state(self.model, arrays)
         self.draw_history()  # its last row may be missing
