@@ -9,6 +9,7 @@ from src.markdown import between
 
 BEGIN, END = "<!-- made by Results.py: begin -->", "<!-- made by Results.py: end -->"
 COUNTS = "mcnemar.json"  # of McNemar's test, which tell no label
+ENOUGH = 5  # seeds of a net, for the main page to tell their mean
 
 
 def count(experiments, groups, settings):
@@ -52,11 +53,16 @@ def pages(experiments, groups):
     }
     start = [results.RANDOM_START] if starts == {"random"} else []
     notes = " ".join([results.NOTES, *start])
-    answers = comparison.answers(groups)
-    # The main page has no room for recipes that trained backbones alone, unless there is no other.
-    wholes = {recipe for recipe, network in groups if network not in ("ResNet34", "Control")}
+    # The main page has no room for recipes that trained backbones alone or fewer nets of a kind,
+    # unless there is no other.
+    wholes = {
+        recipe
+        for (recipe, network), runs in groups.items()
+        if network not in ("ResNet34", "Control") and len(runs) >= ENOUGH
+    }
     shown = {key: runs for key, runs in groups.items() if key[0] in wholes} or groups
-    compared = ["## Runs of the same seeds", comparison.pairs_table(groups, counts), *answers]
+    table = comparison.pairs_table(groups, counts)
+    compared = ["## Runs of the same seeds", table, *comparison.answers(groups)]
     page = [
         *("## Results", results.results_table(groups), notes),
         *(compared if comparison.pairs(groups) else []),
@@ -64,7 +70,5 @@ def pages(experiments, groups):
         *("## Recipes", results.recipes_table(groups)),
         *("## What was tried", results.tried_table(tried, groups)),
     ]
-    return {
-        experiments.parent / "README.md": [results.results_table(shown), notes, *answers],
-        experiments / "README.md": page,
-    }
+    main_page = [results.results_table(shown), notes, *comparison.answers(shown)]
+    return {experiments.parent / "README.md": main_page, experiments / "README.md": page}

@@ -215,6 +215,21 @@ def test_other_recipes_of_the_same_seeds_are_no_pairs(collected):
     assert {b[0] == a[0] for b, a in comparison.pairs(groups)} == {True}
 
 
+def test_the_main_page_has_recipes_of_enough_seeds(collected):
+    experiments = collected({seed: {"Control": 12, "LHC": 8 + seed} for seed in range(1, 5)})
+    groups = results.read(experiments)
+    main_page, page = results_pages.pages(experiments, groups).values()
+    assert "| Mine " in main_page[0] and "* Mine, 4 seeds" in main_page[2], "there is no other"
+    fifth = collected({5: {"LHC": 13}}) / "Mine" / "seed5"
+    groups = results.read(experiments)
+    few = {("Few", network): runs for (_, network), runs in groups.items()}
+    few["Few", "LHC"] = {seed: few["Few", "LHC"][seed] for seed in (1, 2, 3, 4)}
+    assert fifth.is_dir() and len(groups["Mine", "LHC"]) == results_pages.ENOUGH
+    main_page, page = results_pages.pages(experiments, {**groups, **few}).values()
+    assert "Few" not in " ".join(main_page) and "* Mine, 4 seeds" in main_page[2]
+    assert "| Few " in page[1] and "* Few, 4 seeds" in " ".join(page)
+
+
 def test_mcnemars_p():
     assert comparison.mcnemar(0, 0) == 1 and comparison.mcnemar(5, 5) == 1
     assert comparison.mcnemar(1, 9) == comparison.mcnemar(9, 1) == pytest.approx(22 / 1024)
