@@ -509,14 +509,14 @@ def test_the_scripts_themselves(tmp_path, settings_folder, program, capsys):
 
 def test_published_runs_are_those_of_their_recipe(tmp_path, monkeypatch):
     """A run as Experiments/ has it counts as done, up to what only the clone has: its weights."""
-    folder = ROOT / "Settings" / "NextGeneration"
+    folder = ROOT / "Settings" / "AllDevices"
     monkeypatch.chdir(ROOT)
     loaded = settings.load(folder).with_seed(1).changed(data={"models_folder": str(tmp_path)})
     run_folder = tmp_path / "ResNet34"
     run_folder.mkdir()
-    published = ROOT / "Experiments" / "NextGeneration" / "seed1" / "ResNet34" / "settings.json"
+    published = ROOT / "Experiments" / "AllDevices" / "seed1" / "ResNet34" / "settings.json"
     (run_folder / run_record.RECORD).write_bytes(published.read_bytes())
     assert not run_record.is_complete(run_folder)
     (run_folder / run_record.WEIGHTS).write_text("")
     (job, _) = experiment.plan(loaded, ["ResNet34"], [None])
-    assert job.is_done() and [str(need) for need in job.needs] == ["Models_Shipped"]
+    assert job.is_done() and [str(need) for need in job.needs] == ["Models_Teacher"]

@@ -275,14 +275,27 @@ def test_published_accuracies_follow_from_the_predictions(group, fer2013_labels)
             assert 100 * right.mean() == pytest.approx(run.percent[split], abs=1e-10)
 
 
-@pytest.mark.parametrize("recipe", ["AllDevices", "FromScratch", "Longer", "NextGeneration"])
-def test_the_teacher_of_the_published_backbones_is_here_and_whole(recipe):
-    (stage,) = settings.load(ROOT / "Settings" / recipe).recipe("ResNet34")["stages"]
+@pytest.mark.parametrize(
+    "recipe, network",
+    [
+        ("AllDevices", "ResNet34"),
+        ("FromScratch", "ResNet34"),
+        ("Gentler", "LHC"),
+        ("Longer", "ResNet34"),
+        ("NextGeneration", "ResNet34"),
+        ("NextLonger", "LHC"),
+        ("NextLonger", "ResNet34"),
+    ],
+)
+def test_the_packed_teacher_of_published_runs_is_here_and_whole(recipe, network):
+    (stage,) = settings.load(ROOT / "Settings" / recipe).recipe(network)["stages"]
     (folder,) = stage["distillation"]["teachers"]
     packed.read(ROOT / folder)
-    for record in ROOT.glob(f"Experiments/{recipe}/seed*/ResNet34/settings.json"):
+    records = list(ROOT.glob(f"Experiments/{recipe}/seed*/{network}/settings.json"))
+    for record in records:
         (digest,) = strict_json.read(record)["conditions"]["teachers"].values()
         assert digest == file_digest(ROOT / folder / packed.RECORD, "sha256"), record
+    assert records
 
 
 AVERAGED = [
