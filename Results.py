@@ -4,8 +4,9 @@
     python Results.py --collect FromScratch --settings Settings/FromScratch [--seed K]
 
 Prints the table, one row a recipe and network, and writes it with recipes, curves and what was
-tried into README.md in the folder, and its rows of recipes that trained more than backbones into
-README.md beside it, between the marks of either page; a page without marks stays as it is.
+tried into README.md in the folder, and its rows of recipes that trained at least five LHC nets of a
+kind into README.md beside it (all rows where there is no such recipe), between the marks of either
+page; a page without marks stays as it is.
 curves.png in the folder has the validation curves of all seeds. Runs of the same seeds are compared
 in pairs; McNemar's test joins where the data folder has the data that they were evaluated on.
 

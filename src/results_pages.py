@@ -9,7 +9,7 @@ from src.markdown import between
 
 BEGIN, END = "<!-- made by Results.py: begin -->", "<!-- made by Results.py: end -->"
 COUNTS = "mcnemar.json"  # of McNemar's test, which tell no label
-ENOUGH = 5  # seeds of a net, for the main page to tell their mean
+ENOUGH = 5  # seeds of a net, for the main page to tell of its recipe
 
 
 def count(experiments, groups, settings):

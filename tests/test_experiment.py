@@ -509,7 +509,7 @@ def test_the_scripts_themselves(tmp_path, settings_folder, program, capsys):
 
 def test_published_runs_are_those_of_their_recipe(tmp_path, monkeypatch):
     """A run as Experiments/ has it counts as done, up to what only the clone has: its weights."""
-    folder = ROOT / "Settings" / "AllDevices"
+    folder = ROOT / "Settings" / "AllDevices"  # its teacher lies where it lay then
     monkeypatch.chdir(ROOT)
     loaded = settings.load(folder).with_seed(1).changed(data={"models_folder": str(tmp_path)})
     run_folder = tmp_path / "ResNet34"

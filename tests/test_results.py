@@ -1,5 +1,6 @@
 """Collected runs: what is read and told of them, and that the published ones are as they say."""
 
+import copy
 import json
 import lzma
 import re
@@ -9,7 +10,16 @@ import numpy as np
 import pytest
 
 import Results
-from src import comparison, markdown, packed, results, results_pages, settings, strict_json
+from src import (
+    comparison,
+    markdown,
+    packed,
+    results,
+    results_pages,
+    run_record,
+    settings,
+    strict_json,
+)
 from src.errors import UserError
 from src.files import file_digest
 from src.results_pages import BEGIN, END
@@ -296,6 +306,19 @@ def test_the_packed_teacher_of_published_runs_is_here_and_whole(recipe, network)
         (digest,) = strict_json.read(record)["conditions"]["teachers"].values()
         assert digest == file_digest(ROOT / folder / packed.RECORD, "sha256"), record
     assert records
+
+
+@pytest.mark.parametrize("group", PUBLISHED, ids=" ".join)
+def test_published_runs_are_those_of_their_recipe(group):
+    """What the settings folder says now, but for the names of nets, which were moved."""
+    recipe, network = group
+    for seed, run in PUBLISHED[group].items():
+        now = settings.load(ROOT / "Settings" / recipe).with_seed(seed).recipe(network)
+        then = copy.deepcopy(run.recipe)
+        for stage in (*then["stages"], *now["stages"]):
+            if stage["distillation"]:
+                stage["distillation"]["teachers"] = len(stage["distillation"]["teachers"])
+        assert run_record.changes(then, now, "recipe") == [], seed
 
 
 AVERAGED = [
