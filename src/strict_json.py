@@ -7,6 +7,7 @@ few brackets within each other. Whatever is wrong is a ValueError, or an OSError
 import json
 import math
 import os
+import re
 from collections import Counter
 from functools import partial
 
@@ -16,6 +17,8 @@ from jsonschema.validators import extend
 LARGEST = 1 << 20  # bytes; settings have up to 3 kB
 DEEPEST = 20  # brackets within brackets; settings have up to 5
 DIGITS = 18  # what 64 bits hold
+BRACKETS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\Z)|[][{}]', re.DOTALL)  # beside the strings
+STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
 TOO_DEEP = f"found more than {DEEPEST} brackets within each other, allowed: fewer"
 
 # JSON Schema takes 48.0 for an integer; a batch size is to be written 48.
@@ -38,28 +41,28 @@ def read(path):
 
 def parse(content, digits=DIGITS):
     """Return the content of JSON (bytes in UTF-8), whose whole numbers have at most `digits`."""
-    try:
-        parsed = json.loads(
-            content.decode("utf-8-sig"),  # Windows editors like to write the mark
-            parse_int=partial(_whole, digits=digits),
-            parse_float=_finite,
-            parse_constant=_finite,
-            object_pairs_hook=_unique,
-        )
-    except RecursionError:
-        raise ValueError(TOO_DEEP) from None
-    if not _shallow(parsed):
+    text = content.decode("utf-8-sig")  # Windows editors like to write the mark
+    # Before json sees it: its scanner calls itself for each bracket, and what Python 3.8 cleans up
+    # beside a RecursionError can end the process.
+    if not _shallow(text):
         raise ValueError(TOO_DEEP)
-    return parsed
+    return json.loads(
+        text,
+        parse_int=partial(_whole, digits=digits),
+        parse_float=_finite,
+        parse_constant=_finite,
+        object_pairs_hook=_unique,
+    )
 
 
-def _shallow(content):
-    """Return whether lists and objects lie within each other no deeper than DEEPEST."""
-    level = [content]
-    for _ in range(DEEPEST + 1):
-        level = [part for part in level if isinstance(part, (dict, list))]
-        level = [v for part in level for v in (part.values() if isinstance(part, dict) else part)]
-    return not level
+def _shallow(text):
+    """Return whether brackets lie within each other no deeper than DEEPEST."""
+    depth = 0
+    for match in BRACKETS.finditer(text):
+        depth += STEPS.get(match.group(), 0)
+        if depth > DEEPEST:
+            return False
+    return True
 
 
 def _whole(text, digits):
