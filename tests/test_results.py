@@ -309,7 +309,7 @@ def test_the_packed_teacher_of_published_runs_is_here_and_whole(recipe, network)
 
 
 @pytest.mark.parametrize("group", PUBLISHED, ids=" ".join)
-def test_published_runs_are_those_of_their_recipe(group):
+def test_published_recipes_are_those_of_the_settings(group):
     """What the settings folder says now, but for the names of nets, which were moved."""
     recipe, network = group
     for seed, run in PUBLISHED[group].items():

@@ -10,6 +10,8 @@ import pytest
 
 from src import strict_json
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 def test_plain_json_is_read(tmp_path):
     (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": [1, 2.5, null, "b"]}')
@@ -41,7 +43,7 @@ def test_anything_else_is_refused(tmp_path, content, message):
         strict_json.read(tmp_path / "a.json")
 
 
-def test_brackets_are_counted_where_they_nest(tmp_path):
+def test_brackets_are_counted_where_they_nest():
     deepest = '{"a]": [' * 10 + "]}" * 10
     beside = "[" + ", ".join(["[{}]"] * 30) + "]"
     words = '["' + "[{" * 30 + '", "\\"' + "[" * 30 + '", "\\\\", {"' + "{" * 30 + '": "]"}]'
@@ -84,8 +86,7 @@ for allocations in range(700, 1000):  # one of them is made just below the limit
 
 def test_what_is_cleaned_up_while_json_is_read_ends_nothing():
     """Python 3.8 died of it when json's scanner went down to the recursion limit."""
-    root = Path(__file__).resolve().parent.parent
-    subprocess.run([sys.executable, "-c", FALLING], cwd=str(root), check=True)
+    subprocess.run([sys.executable, "-c", FALLING], cwd=str(ROOT), check=True)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes in folders")
